@@ -1,0 +1,72 @@
+"""Write docs/reference/cli.md from the Typer app: every command with its arguments, options and help.
+
+Given nothing but `platotk.cli.app`; gives back one Markdown page. `tests/test_docs.py` holds them together.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).resolve().parents[1] / "reference/cli.md"
+INTRO = """# Commands
+
+<!-- Written by docs/_scripts/cli.py. -->
+
+Every command takes `-C PATH` (the project; default: the nearest `plato.yaml` upward), `--json` (one JSON
+value on stdout and nothing else) and `--help`.
+RUN is a name, the beginning of a name that is clear, or a path; left out, it is the newest.
+Exit codes: 0 good; 1 the work failed or a verdict is negative; 2 wrong usage or project; 75 stopped early,
+resume me.
+"""
+
+
+def page() -> str:
+    """The whole page, in the order in which `plato --help` lists the commands."""
+    import typer
+    from platotk.cli import app
+
+    group: Any = typer.main.get_command(app)
+    context = group.context_class(group, info_name="plato")
+    commands = [group.get_command(context, name) for name in group.list_commands(context)]
+    return "\n".join([INTRO, *(_command(command) for command in commands if not command.hidden)])
+
+
+def _command(command: Any) -> str:
+    context = command.context_class(command, info_name=f"plato {command.name}")
+    usage = " ".join([f"plato {command.name}", *command.collect_usage_pieces(context)])
+    help_text = inspect.cleandoc(command.help or "").replace("\f", "")
+    lines = [f"## plato {command.name}", "", f"`{usage}`", "", help_text, ""]
+    rows = [
+        _row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)
+    ]
+    if rows:
+        lines += ["| | |", "| --- | --- |", *rows, ""]
+    return "\n".join(lines)
+
+
+def _examples(epilog: str) -> list[str]:
+    return [line.strip() for line in epilog.splitlines() if line.startswith("  ")]
+
+
+def _row(parameter: Any, context: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = f"`{parameter.make_metavar(context)}`"
+    else:
+        flags = ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts])
+        name = flags if parameter.is_flag else f"{flags} `{parameter.make_metavar(context)}`"
+    help_text = " ".join((getattr(parameter, "help", None) or "").split())
+    default = parameter.default
+    if (
+        default is not None
+        and not callable(default)
+        and default not in (False, (), [])
+        and str(default) not in help_text
+    ):
+        help_text += f" Default: `{default}`."
+    return f"| {name} | {help_text.replace('|', chr(92) + '|')} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

@@ -1,0 +1,1 @@
+"""Agents: what training produces and production runs. No Ray and no torch in here."""

@@ -1,0 +1,252 @@
+"""`Agent`: a trained policy that runs where Ray does not.
+
+Given the folder that `plato export` wrote, it gives back actions in the sim's own space. numpy, gymnasium's spaces and
+onnxruntime are all it needs; nothing in the folder is ever executed as code. The same adapter that encoded
+observations in training encodes them here, so that both see the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+
+from ..errors import AgentError, SimError, missing_extra
+from ..spaces import Adapter, from_json
+from .manifest import read_manifest
+from .model_file import inspect_model
+from .parity import Verification, compare
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """One tensor of a policy's memory: its input and output in the model, and its shape without the batch."""
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+
+
+class Agent:
+    """A verified, loaded agent; made by `Agent.load`.
+
+    Attributes:
+        path: The folder it was loaded from.
+        manifest: What it says of itself: algorithm, provenance, metrics.
+        adapter: Encodes observations and decodes actions.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> None:
+        self.path = path
+        self.manifest = manifest
+        try:
+            self.adapter = Adapter.from_json(manifest["adapter"])
+            self._outputs: list[str] = [str(name) for name in manifest["model"]["outputs"]]
+            self._state = [
+                StateEntry(str(entry["input"]), str(entry["output"]), tuple(int(n) for n in entry["shape"]))
+                for entry in manifest["model"]["state"]
+            ]
+        except (KeyError, TypeError, ValueError, SimError) as error:
+            raise AgentError(
+                f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again."
+            ) from error
+        self._parity = files["parity.json"]
+        self._run = _session(files["policy.onnx"], self._outputs + [entry.output for entry in self._state])
+        self._is_mixed = len(self._outputs) > 1
+
+    @classmethod
+    def load(cls, path: Path | str) -> Agent:
+        """Open an exported agent and verify every byte of it.
+
+        Args:
+            path: The folder that `plato export` wrote.
+
+        Raises:
+            AgentError: Not an agent, changed since it was exported, or reaching out of its folder.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        folder = Path(path)
+        if (folder / "run.json").is_file():
+            raise AgentError(
+                f"{folder} is a run, not an agent.", hint=f"Export it first with: plato export {folder.name}"
+            )
+        if not folder.is_dir():
+            raise AgentError(f"there is no folder {folder}.", hint="Name the folder that plato export wrote.")
+        manifest, files = read_manifest(folder)
+        inspect_model(files["policy.onnx"])
+        return cls(folder, manifest, files)
+
+    @property
+    def observation_space(self) -> Space[Any]:
+        """The sim's own observation space."""
+        return self.adapter.observation_space
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """The sim's own action space."""
+        return self.adapter.action_space
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether an action depends on more than the last observation."""
+        return bool(self._state)
+
+    def act(self, obs: Any, *, mask: Any = None) -> Any:
+        """The best action for one observation.
+
+        Args:
+            obs: In the sim's own space; lists for arrays are taken.
+            mask: What the sim gives as `info["action_mask"]`; None allows everything.
+
+        Raises:
+            AgentError: The agent has memory, so that one observation is not enough.
+            SimError: The observation does not fit; the message names the field.
+        """
+        if self._state:
+            raise self._needs_session("act")
+        encoded = self.adapter.encode(obs, mask)
+        feeds = (
+            {"vector": encoded[None]}
+            if isinstance(encoded, np.ndarray)
+            else {k: v[None] for k, v in encoded.items()}
+        )
+        outputs = self._run(feeds)
+        if self._is_mixed:
+            return self.adapter.decode(
+                {name: value[0] for name, value in zip(self._outputs, outputs, strict=True)}
+            )
+        return self.adapter.decode(outputs[0][0])
+
+    def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
+        """The best action for each of several independent observations."""
+        if self._state:
+            raise self._needs_session("act_batch")
+        if not len(observations):
+            return []
+        outputs = self._run(_feeds(self.adapter.encode_batch(observations, masks)))
+        return self._decode(outputs)
+
+    def session(self) -> AgentSession:
+        """A conversation with one plant or sim, with its own memory."""
+        return AgentSession(self)
+
+    def sessions(self, num_rows: int) -> AgentSessions:
+        """Several conversations that act together, one forward pass for all."""
+        return AgentSessions(self, num_rows)
+
+    def verify(self) -> Verification:
+        """Replay the recorded observations and compare with what RLlib answered when the agent was exported."""
+        recorded = json.loads(self._parity)
+        began = time.perf_counter()
+        rows = recorded["rows"]
+        observations = [
+            from_json(self.observation_space, row["observation"], check_bounds=False) for row in rows
+        ]
+        masks = [row.get("mask") for row in rows]
+        sessions = self.sessions(1)
+        actions: list[Any] = []
+        if self._state:
+            for row, obs, mask in zip(rows, observations, masks, strict=True):
+                if row.get("is_first"):
+                    sessions.reset(0)
+                actions.append(sessions.act({0: obs}, masks={0: mask})[0])
+        else:
+            actions = self.act_batch(
+                observations, masks=masks if self.adapter.mask_source == "info" else None
+            )
+        expected = [from_json(self.action_space, row["action"], check_bounds=False) for row in rows]
+        margins = [row.get("margin") for row in rows]
+        return compare(self.action_space, expected, actions, margins, seconds=time.perf_counter() - began)
+
+    def _decode(self, outputs: list[Any]) -> list[Any]:
+        if self._is_mixed:
+            return self.adapter.decode_batch(dict(zip(self._outputs, outputs, strict=False)))
+        return self.adapter.decode_batch(outputs[0])
+
+    def _needs_session(self, call: str) -> AgentError:
+        return AgentError(
+            f"this agent has memory, so {call}() on a single observation would forget what came before.",
+            hint="Use: session = agent.session(); session.act(obs); session.reset() at each new episode.",
+        )
+
+
+class AgentSession:
+    """One episode at a time."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._rows = AgentSessions(agent, 1)
+
+    def act(self, obs: Any, *, mask: Any = None) -> Any:
+        """The best action for the next observation."""
+        return self._rows.act({0: obs}, masks={0: mask})[0]
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+        self._rows.reset(0)
+
+
+class AgentSessions:
+    """Rows that act together, each with its own memory."""
+
+    def __init__(self, agent: Agent, num_rows: int) -> None:
+        self._agent = agent
+        self._memory = [np.zeros((num_rows, *entry.shape), dtype=np.float32) for entry in agent._state]
+
+    def reset(self, row: int) -> None:
+        """The row's next observation begins an episode."""
+        for memory in self._memory:
+            memory[row] = 0.0
+
+    def act(
+        self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None
+    ) -> dict[int, Any]:
+        """The best action for each row that has an observation."""
+        agent, rows = self._agent, list(observations)
+        if not rows:
+            return {}
+        has_masks = agent.adapter.mask_source == "info"
+        given = [(masks or {}).get(row) for row in rows] if has_masks else None
+        feeds = _feeds(agent.adapter.encode_batch([observations[row] for row in rows], given))
+        for entry, memory in zip(agent._state, self._memory, strict=True):
+            feeds[entry.input] = memory[rows]
+        outputs = agent._run(feeds)
+        num_outputs = len(agent._outputs)
+        for memory, after in zip(self._memory, outputs[num_outputs:], strict=True):
+            memory[rows] = after
+        return dict(zip(rows, agent._decode(outputs[:num_outputs]), strict=True))
+
+
+def _feeds(encoded: Any) -> dict[str, Any]:
+    return dict(encoded) if isinstance(encoded, dict) else {"vector": encoded}
+
+
+def _session(model: bytes, outputs: list[str]) -> Any:
+    """A function from named inputs to the listed outputs, on one thread: a policy is too small to share out."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnxruntime", "serve") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        known = {output.name for output in session.get_outputs()}
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise AgentError(f"policy.onnx cannot be loaded: {error}", hint="Export the agent again.") from error
+    if not set(outputs) <= known:
+        raise AgentError(
+            f"policy.onnx lacks the outputs {sorted(set(outputs) - known)}.", hint="Export the agent again."
+        )
+    run = session.run
+
+    def call(feeds: dict[str, Any]) -> Any:
+        return run(outputs, feeds)
+
+    return call

@@ -1,0 +1,299 @@
+"""`export`: from a run's checkpoint to an agent, proven equal to the trained policy.
+
+Given a run, it restores the policy, records how it acts through RLlib's own inference path, traces everything into one
+ONNX file, and writes the agent's folder, manifest last. The agent is then loaded as anybody would load it and replays
+the recording; when it acts differently, nothing is written and `AgentError` says where. This is the only module in here
+that imports ray and torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import AgentError, SimError
+from ..run import Run
+from ..spaces import to_json
+from .agent import Agent
+from .manifest import write_manifest
+from .openapi import openapi
+from .parity import MAX_UNDECIDED_SHARE, Verification
+
+if TYPE_CHECKING:
+    from ..learning.policies import RLlibPolicy
+
+NUM_ROWS = 1024
+"""Recorded observations that the agent must answer as the trained policy did."""
+OPSET = 18
+
+
+def export(
+    run: Run,
+    *,
+    checkpoint: str | int = "best",
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Write the agent of a run's checkpoint.
+
+    Args:
+        run: A run with at least one checkpoint.
+        checkpoint: "best", "last" or an iteration.
+        on_event: Called with `{"event": "export", "step": ...}`.
+
+    Returns:
+        The agent's folder: `agent/` in the run, or `agent-<iteration>/` when there is one already.
+
+    Raises:
+        AgentError: The policy cannot be traced, or the agent does not act as it does.
+        CheckpointError: There is no such checkpoint.
+    """
+    from ..learning.policies import find_checkpoint, load_policy
+
+    tell = on_event or (lambda event: None)
+    path = find_checkpoint(run, checkpoint)
+    policy = load_policy(run, path)
+    tell({"event": "export", "step": "recording", "rows": NUM_ROWS})
+    recording = record(run, policy, NUM_ROWS)
+    tell({"event": "export", "step": "tracing"})
+    model, entries = trace(policy, recording)
+    target = _target(run, path)
+    draft = target.with_name(f".{target.name}-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        (draft / "policy.onnx").write_bytes(model)
+        _write_json(draft / "parity.json", {"rows": recording["rows"]})
+        _write_json(draft / "openapi.json", openapi(policy.adapter, name=run.project.name))
+        content = {**_about(run, path), "adapter": policy.adapter.to_json(), "model": entries}
+        write_manifest(draft, {**content, "parity": None})
+        tell({"event": "export", "step": "verifying"})
+        proof = Agent.load(draft).verify()
+        _require_equal(proof, policy)
+        write_manifest(draft, {**content, "parity": proof.to_dict()})
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def record(run: Run, policy: RLlibPolicy, num_rows: int) -> dict[str, Any]:
+    """How the policy acts on observations of its sim, through RLlib's connectors and module.
+
+    Half of the steps follow the policy, half a random one, so that the recording sees more than the trained path.
+
+    Returns:
+        `rows` (observation, mask, action, is_first) and `encoded` (what the network saw, in order).
+    """
+    from ..assessment.assess import make_sims
+
+    rng = np.random.default_rng(0)
+    sim = make_sims(run, 1)[0]
+    adapter, session = policy.adapter, policy.session()
+    rows: list[dict[str, Any]] = []
+    encoded: list[Any] = []
+    has_masks = adapter.mask_source == "info"
+    try:
+        is_first, number = True, 0
+        result = sim.reset(seed=number)
+        while len(rows) < num_rows:
+            mask = result.info.get("action_mask") if has_masks else None
+            try:
+                seen = adapter.encode(result.observation, mask)
+                observation = to_json(adapter.observation_space, result.observation)
+            except SimError as error:
+                raise AgentError(
+                    f"the sim gives observations outside its space: {error.message}",
+                    hint="Find the cause with: plato check",
+                ) from error
+            if is_first:
+                session.reset()
+            action = session.act(result.observation, mask=mask)
+            row = {
+                "observation": observation,
+                "action": to_json(adapter.action_space, action),
+                "is_first": is_first,
+            }
+            if mask is not None:
+                row["mask"] = adapter.encode_mask(mask).tolist()
+            rows.append(row)
+            encoded.append(seen)
+            if number % 2 and not policy.has_memory:
+                action = _random_action(policy, seen, rng)
+            result = sim.step(action)
+            is_first = result.terminated or result.truncated
+            if is_first:
+                number += 1
+                result = sim.reset(seed=number)
+    finally:
+        sim.close()
+    return {"rows": rows, "encoded": encoded}
+
+
+def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The policy as one ONNX file, and what the manifest says of its inputs and outputs.
+
+    The recording's rows get their `margin`: how decided the policy was.
+
+    Raises:
+        AgentError: The module's forward cannot be traced.
+    """
+    import torch
+
+    from ..learning.tracing import PolicyNetwork
+
+    network = PolicyNetwork(policy).eval()
+    inputs = _inputs(recording["encoded"][:2], network.state)
+    names = [*network.input_names, *network.output_names]
+    buffer = io.BytesIO()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # The exporter warns of Python branches on shapes and of its own age; parity is checked on the result.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                tuple(inputs),
+                buffer,
+                input_names=network.input_names,
+                output_names=network.output_names,
+                dynamic_axes={name: {0: "batch"} for name in names},
+                opset_version=OPSET,
+                # Traced, not by dynamo: one file without external data, in a tenth of the time.
+                dynamo=False,
+            )
+            _add_margins(policy, network, recording)
+    except AgentError:
+        raise
+    except Exception as error:
+        raise AgentError(
+            f"{type(policy.module).__name__} cannot be traced to ONNX: {type(error).__name__}: {error}",
+            hint="Its _forward_inference must be made of torch operations alone, without branches on values.",
+        ) from error
+    state = [{"input": a, "output": b, "shape": list(shape)} for a, b, shape in network.state]
+    entries = {"inputs": network.input_names, "outputs": network.actions, "state": state, "opset": OPSET}
+    return buffer.getvalue(), entries
+
+
+def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -> None:
+    """Per row: the gap between the two best choices, or the distance of a rounded number to the rounding edge."""
+    import torch
+
+    rounding = policy.adapter.rounding_margins
+    if network.state:
+        state = _zeros(network.state, 1)
+        for row, encoded in zip(recording["rows"], recording["encoded"], strict=True):
+            state = _zeros(network.state, 1) if row["is_first"] else state
+            scores, state = network.scores(*_parts([encoded]), *state)
+            row["margin"] = _finite(
+                min(network.margins(scores)[0], rounding(_continuous(network, scores))[0])
+            )
+        return
+    with torch.no_grad():
+        scores, _ = network.scores(*_parts(recording["encoded"]))
+        edges = rounding(_continuous(network, scores))
+        for row, gap, edge in zip(recording["rows"], network.margins(scores), edges, strict=True):
+            row["margin"] = _finite(min(gap, edge))
+
+
+def _continuous(network: Any, scores: Any) -> Any:
+    """The encoded continuous numbers (B, k), k = 0 without any."""
+    if "continuous" not in network.actions:
+        return np.zeros((len(scores), 0))
+    return network._greedy(scores)[0].double().numpy()
+
+
+def _parts(encoded: list[Any]) -> list[Any]:
+    import torch
+
+    if isinstance(encoded[0], dict):
+        return [torch.as_tensor(np.stack([row[key] for row in encoded])) for key in encoded[0]]
+    return [torch.as_tensor(np.stack(encoded))]
+
+
+def _inputs(encoded: list[Any], state: list[Any]) -> list[Any]:
+    return [*_parts(encoded), *_zeros(state, len(encoded))]
+
+
+def _zeros(state: list[Any], batch: int) -> list[Any]:
+    import torch
+
+    return [torch.zeros((batch, *shape)) for _, _, shape in state]
+
+
+def _random_action(policy: RLlibPolicy, encoded: Any, rng: np.random.Generator) -> Any:
+    """Any allowed action."""
+    adapter = policy.adapter
+    mask = encoded["action_mask"] if isinstance(encoded, dict) and "action_mask" in encoded else None
+    choices, at = [], 0
+    for size in adapter.nvec:
+        allowed = np.flatnonzero(mask[at : at + size] > 0) if mask is not None else np.arange(size)
+        choices.append(int(rng.choice(allowed)))
+        at += size
+    numbers = rng.uniform(-1.0, 1.0, adapter.num_continuous).astype(np.float32)
+    if choices and adapter.num_continuous:
+        return adapter.decode({"continuous": numbers, "discrete": np.array(choices)})
+    if choices:
+        return adapter.decode(choices[0] if len(choices) == 1 else np.array(choices))
+    return adapter.decode(numbers)
+
+
+def _require_equal(proof: Verification, policy: RLlibPolicy) -> None:
+    if proof.is_equal:
+        return
+    raise AgentError(
+        f"the exported agent does not act as {type(policy.module).__name__} does: of {proof.num_rows} observations "
+        f"{proof.num_mismatches} chose differently, {proof.num_undecided} where it was undecided "
+        f"(at most {MAX_UNDECIDED_SHARE:.0%} may), the largest error is {proof.max_error:.2g} of the range.",
+        hint="Nothing was written. A forward that is random, or branches on values, cannot be exported.",
+    )
+
+
+def _target(run: Run, checkpoint: Path) -> Path:
+    target = run.path / "agent"
+    if not target.exists():
+        return target
+    target = run.path / f"agent-{checkpoint.name}"
+    number = 2
+    while target.exists():
+        target = run.path / f"agent-{checkpoint.name}-{number}"
+        number += 1
+    return target
+
+
+def _about(run: Run, checkpoint: Path) -> dict[str, Any]:
+    """Where the agent comes from; paths of this machine and secrets stay out of it."""
+    info = run.info
+    line = next((line for line in reversed(run.metrics()) if line["iteration"] == int(checkpoint.name)), {})
+    assessments = sorted((run.path / "assessments").glob("[0-9]*/summary.json"))
+    keys = ("env_steps", "return_mean", "return_min", "return_max", "episode_length_mean")
+    return {
+        "name": run.project.name,
+        "algorithm": info.get("algorithm"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "mapping": info.get("mapping"),
+        "provenance": {
+            "run": run.name,
+            "checkpoint": checkpoint.name,
+            "git": info.get("git"),
+            "versions": info.get("versions"),
+            "seed": info.get("seed"),
+        },
+        "metrics": {key: line.get(key) for key in keys},
+        "assessment": json.loads(assessments[-1].read_text()) if assessments else None,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")

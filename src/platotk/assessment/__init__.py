@@ -1,0 +1,1 @@
+"""Assessment: what a trained policy does, measured episode by episode."""

@@ -1,0 +1,112 @@
+"""Ray, started once and beside everything else that has to be loaded.
+
+`RayStart` begins `import ray`, RLlib's imports and `ray.init` in a thread; `wait()` gives the CPUs and GPUs there are.
+A project that asks for more than that is refused at once: Ray itself would wait for ever, without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ProjectError
+
+
+class RayStart:
+    """Ray coming up in the background; as it was found, it is left."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._is_ours = False
+        self._is_up = threading.Event()
+        self._may_end = threading.Event()
+        self._thread = threading.Thread(target=self._start, name="ray-start", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Mapping[str, float]:
+        """Resources of the cluster, e.g. `{"CPU": 8.0, "GPU": 1.0}`, once it is up."""
+        import ray
+
+        self._is_up.wait()
+        if self._error is not None:
+            raise self._error
+        resources: Mapping[str, float] = ray.cluster_resources()
+        return resources
+
+    def close(self) -> None:
+        """Shut Ray down when it was started here."""
+        import ray
+
+        self._is_up.wait()
+        if self._is_ours and ray.is_initialized():
+            ray.shutdown()
+        self._may_end.set()
+
+    def _start(self) -> None:
+        # Telemetry and colour are the user's business, not ours to switch on.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+
+            if not ray.is_initialized():
+                options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
+                if not os.environ.get("RAY_ADDRESS"):
+                    options |= {"include_dashboard": False}
+                ray.init(**options)
+                self._is_ours = True
+            import ray.rllib.algorithms.ppo  # noqa: F401 - loaded here, beside the rest, because it is slow
+
+            # RLlib greets every new algorithm with a paragraph on its API stacks; errors still come through.
+            logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+        except BaseException as error:
+            self._error = error
+        self._is_up.set()
+        # Ray's processes ask the kernel to end them with their parent (PR_SET_PDEATHSIG), and to the kernel the parent is
+        # the thread that started them: this one must live as long as they should.
+        self._may_end.wait()
+
+
+def limit_threads(observation_space: Any) -> None:
+    """One torch thread for small networks: on tiny tensors more threads only wait for each other (measured: beside other
+    work on two cores, two threads took tens of times longer than one). OMP_NUM_THREADS is respected.
+    """
+    import torch
+
+    has_images = any(name.startswith("image_") for name in getattr(observation_space, "spaces", ()))
+    if "OMP_NUM_THREADS" not in os.environ and not has_images:
+        torch.set_num_threads(1)
+
+
+def require_resources(config: Any, available: Mapping[str, float]) -> None:
+    """Refuse a config that asks for more than the cluster has.
+
+    Raises:
+        ProjectError: With what is asked for, what there is, and what would fit.
+    """
+    num_runners = int(config.num_env_runners or 0)
+    num_learners = int(config.num_learners or 0)
+    cpus = num_runners * float(config.num_cpus_per_env_runner or 0)
+    if num_learners:
+        per_learner = config.num_cpus_per_learner
+        cpus += num_learners * float(per_learner if isinstance(per_learner, (int, float)) else 1)
+    aggregators = int(getattr(config, "num_aggregator_actors_per_learner", 0) or 0) * max(1, num_learners)
+    cpus += aggregators
+    gpus = num_runners * float(config.num_gpus_per_env_runner or 0)
+    gpus += max(1, num_learners) * float(config.num_gpus_per_learner or 0)
+    has_cpus, has_gpus = float(available.get("CPU", 0)), float(available.get("GPU", 0))
+    if cpus > has_cpus:
+        raise ProjectError(
+            f"{num_runners} env runners and {num_learners} learners need {cpus:g} CPUs; "
+            f"the Ray cluster has {has_cpus:g}.",
+            hint=f"Ray would wait for ever. Use env_runners: {{num_env_runners: {max(0, int(has_cpus) - 1)}}}, or auto.",
+        )
+    if gpus > has_gpus:
+        raise ProjectError(
+            f"the learners and env runners need {gpus:g} GPUs; the Ray cluster has {has_gpus:g}.",
+            hint="Use learners: {num_gpus_per_learner: 0}, or a cluster with GPUs.",
+        )

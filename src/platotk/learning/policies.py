@@ -1,0 +1,239 @@
+"""A trained policy, restored from a checkpoint, acting through RLlib's own inference path.
+
+The module and both connector pipelines are the ones RLlib saved; nothing is re-implemented here, so that whatever was
+trained (filters, memory, a user's own connectors and RLModule) acts as it was trained. Opening a checkpoint unpickles
+it: open only those from people you trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gymnasium import Space
+
+from ..errors import AgentError, CheckpointError
+from ..run import Run
+from ..spaces import Adapter
+from . import checkpoints
+
+# An episode object keeps every step; only the memory of the last few is needed to act.
+MAX_EPISODE_ROWS = 64
+
+
+def load_policy(run: Run, checkpoint: str | int | Path = "best") -> RLlibPolicy:
+    """The policy of a run's checkpoint.
+
+    Args:
+        run: The run.
+        checkpoint: "best" (the last one when none is best yet), "last", an iteration, or a folder.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+    """
+    path = find_checkpoint(run, checkpoint)
+    problems = checkpoints.verify(path)
+    if problems:
+        raise CheckpointError(
+            f"{path} is damaged: {problems[0]}",
+            hint="Name another one with: --checkpoint last, or an iteration.",
+        )
+    return open_policy(path, Adapter.from_json(run.info["adapter"]))
+
+
+def open_policy(path: Path, adapter: Adapter) -> RLlibPolicy:
+    """The policy of one checkpoint folder, without looking at its manifest (training has just written it)."""
+    import torch
+    from ray.rllib.connectors.env_to_module import EnvToModulePipeline
+    from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    del torch  # imported for its own sake: RLlib's framework check wants it there first
+    saved = path / "rllib"
+    env_runner = saved / "env_runner" if (saved / "env_runner").is_dir() else saved
+    try:
+        module = RLModule.from_checkpoint(
+            saved / "learner_group" / "learner" / "rl_module" / "default_policy"
+        )
+        env_to_module = EnvToModulePipeline.from_checkpoint(env_runner / "env_to_module_connector")
+        module_to_env = ModuleToEnvPipeline.from_checkpoint(env_runner / "module_to_env_connector")
+    except (OSError, EOFError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be opened: {error}", hint="See the run's checkpoints/ folder."
+        ) from error
+    freeze_filters(env_to_module)
+    return RLlibPolicy(adapter, module, env_to_module, module_to_env)
+
+
+def freeze_filters(env_to_module: Any) -> None:
+    """Stop observation filters from learning on: RLlib restores them with `_update_stats` on."""
+    for piece in env_to_module.connectors:
+        if hasattr(piece, "_update_stats"):
+            piece._update_stats = False
+
+
+class RLlibPolicy:
+    """A module between RLlib's two connector pipelines, speaking the sim's own spaces; acts greedily."""
+
+    def __init__(self, adapter: Adapter, module: Any, env_to_module: Any, module_to_env: Any) -> None:
+        self.adapter = adapter
+        self.module = module
+        self.env_to_module = env_to_module
+        self.module_to_env = module_to_env
+
+    @property
+    def observation_space(self) -> Space[Any]:
+        """The sim's own observation space."""
+        return self.adapter.observation_space
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """The sim's own action space."""
+        return self.adapter.action_space
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether an action depends on more than the last observation."""
+        return bool(self.module.is_stateful())
+
+    def act(self, obs: Any, *, mask: Any = None) -> Any:
+        """The best action for one observation.
+
+        Raises:
+            AgentError: The policy has memory, so that one observation is not enough.
+            SimError: The observation does not fit the space.
+        """
+        self._needs_no_memory("act")
+        return self.session().act(obs, mask=mask)
+
+    def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
+        """The best action for each of several independent observations."""
+        self._needs_no_memory("act_batch")
+        actions = self.sessions(len(observations)).act(
+            dict(enumerate(observations)), masks=None if masks is None else dict(enumerate(masks))
+        )
+        return [actions[row] for row in range(len(observations))]
+
+    def session(self) -> RLlibSession:
+        """A conversation with one sim, with its own memory."""
+        return RLlibSession(self.sessions(1))
+
+    def sessions(self, num_rows: int) -> RLlibSessions:
+        """Several conversations, one forward pass for all."""
+        return RLlibSessions(self, num_rows)
+
+    def _needs_no_memory(self, call: str) -> None:
+        if self.has_memory:
+            raise AgentError(
+                f"this policy has memory, so {call}() on a single observation would forget what came before.",
+                hint="Use: session = policy.session(); session.act(obs); session.reset() at each new episode.",
+            )
+
+
+class RLlibSession:
+    """One episode at a time."""
+
+    def __init__(self, rows: RLlibSessions) -> None:
+        self._rows = rows
+
+    def act(self, obs: Any, *, mask: Any = None) -> Any:
+        """The best action for the next observation."""
+        return self._rows.act({0: obs}, masks={0: mask})[0]
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+        self._rows.reset(0)
+
+
+class RLlibSessions:
+    """Rows of episodes that act together through RLlib's pipelines."""
+
+    def __init__(self, policy: RLlibPolicy, num_rows: int) -> None:
+        self._policy = policy
+        self._episodes: list[Any] = [None] * num_rows
+        self._pending: list[Any] = [None] * num_rows
+
+    def reset(self, row: int) -> None:
+        """The row's next observation begins an episode."""
+        self._episodes[row] = self._pending[row] = None
+
+    def act(
+        self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None
+    ) -> dict[int, Any]:
+        """The best action for each row that has an observation."""
+        import torch
+        from ray.rllib.core.columns import Columns
+
+        policy, rows = self._policy, list(observations)
+        if not rows:
+            return {}
+        # Encode all before any episode grows: a refused observation leaves every row as it was.
+        encoded = {row: policy.adapter.encode(observations[row], (masks or {}).get(row)) for row in rows}
+        for row in rows:
+            self._observe(row, encoded[row])
+        episodes = [self._episodes[row] for row in rows]
+        shared: dict[str, Any] = {}
+        with torch.inference_mode():
+            to_module = policy.env_to_module(
+                rl_module=policy.module, episodes=episodes, batch={}, explore=False, shared_data=shared
+            )
+            to_env = policy.module.forward_inference(to_module)
+            to_env = policy.module_to_env(
+                rl_module=policy.module, batch=to_env, episodes=episodes, explore=False, shared_data=shared
+            )
+        actions = to_env.pop(Columns.ACTIONS)
+        for_env = to_env.pop(Columns.ACTIONS_FOR_ENV, actions)
+        for index, row in enumerate(rows):
+            self._pending[row] = (actions[index], {key: value[index] for key, value in to_env.items()})
+        decoded = policy.adapter.decode_batch(list(for_env))
+        return dict(zip(rows, decoded, strict=True))
+
+    def _observe(self, row: int, encoded: Any) -> None:
+        """Append an observation to the row's episode; RLlib's connectors read everything from there."""
+        from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+        episode = self._episodes[row]
+        if episode is None:
+            adapter = self._policy.adapter
+            episode = self._episodes[row] = SingleAgentEpisode(
+                observation_space=adapter.encoded_observation_space, action_space=adapter.encoded_action_space
+            )
+            episode.add_env_reset(observation=encoded)
+            return
+        action, extras = self._pending[row]
+        episode.add_env_step(observation=encoded, action=action, reward=0.0, extra_model_outputs=extras)
+        if len(episode) >= MAX_EPISODE_ROWS:
+            self._episodes[row] = episode.cut(len_lookback_buffer=1)
+
+
+def find_checkpoint(run: Run, checkpoint: str | int | Path) -> Path:
+    """The folder of "best", "last" or an iteration; a path is taken as it is.
+
+    Raises:
+        CheckpointError: The run has none, or not that one.
+    """
+    if isinstance(checkpoint, Path):
+        return checkpoint
+    if checkpoint in ("best", "last"):
+        newest, _ = checkpoints.newest_valid(run.path)
+        path = (run.best or newest) if checkpoint == "best" else newest
+        if path is None:
+            raise CheckpointError(
+                f"run {run.name} has no checkpoint yet.",
+                hint="Train it on with: plato train --resume " + run.name,
+            )
+        return path
+    try:
+        path = run.path / "checkpoints" / f"{int(checkpoint):06d}"
+    except ValueError:
+        raise CheckpointError(
+            f"no checkpoint {checkpoint!r}.", hint="Say best, last, or an iteration."
+        ) from None
+    if not path.is_dir():
+        there = sorted(int(entry.name) for entry in (run.path / "checkpoints").glob("[0-9]*"))
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint of iteration {checkpoint}.",
+            hint=f"It has: {', '.join(map(str, there)) or 'none'}; or say best or last.",
+        )
+    return path

@@ -1,0 +1,199 @@
+"""A trained module and everything RLlib does around it, as one torch module that can be traced.
+
+Given a restored policy, `PolicyNetwork` takes an encoded observation (and the memory, for recurrent policies) and gives
+the greedy encoded action: frozen observation filter in float64, the module's own inference forward, the deterministic
+action of its own distribution, clip. What cannot be folded into one graph is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from ..errors import AgentError
+from .filters import FrozenFilter, NumericFilter
+from .masking import categorical_slice
+from .policies import RLlibPolicy
+
+VECTOR = "vector"
+
+
+class PolicyNetwork(torch.nn.Module):
+    """The greedy policy as one graph.
+
+    Attributes:
+        input_names: Names of the inputs, in order: observation parts, then the memory.
+        output_names: Names of the outputs, in order: action parts, then the memory.
+        state: (input name, output name, shape without the batch) of each tensor of the memory.
+    """
+
+    def __init__(self, policy: RLlibPolicy) -> None:
+        super().__init__()
+        self.module = policy.module
+        self._space = policy.adapter.encoded_action_space
+        observation_space = policy.adapter.encoded_observation_space
+        self._is_dict = isinstance(observation_space, spaces.Dict)
+        self._parts = (
+            list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else [VECTOR]
+        )
+        self._add_filter(_filter_of(policy))
+        self._is_q = hasattr(self.module, "compute_q_values")
+        self._distribution = None if self._is_q else self.module.get_inference_action_dist_cls()
+        self._categorical = None if isinstance(self._space, spaces.Box) else categorical_slice(self._space)
+        paths = _flatten(self.module.get_initial_state() if policy.has_memory else {})
+        self._state_paths = [path for path, _ in paths]
+        self.state = [
+            (f"{'_'.join(path)}_in", f"{'_'.join(path)}_out", tuple(int(n) for n in np.shape(value)))
+            for path, value in paths
+        ]
+        self.actions = (
+            ["continuous", "discrete"]
+            if isinstance(self._space, spaces.Dict)
+            else ["continuous" if isinstance(self._space, spaces.Box) else "discrete"]
+        )
+        self.input_names = [*self._parts, *(entry[0] for entry in self.state)]
+        self.output_names = [*self.actions, *(entry[1] for entry in self.state)]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Action parts, then the memory after this step; every tensor has a leading batch axis."""
+        scores, state = self.scores(*inputs)
+        return (*self._greedy(scores), *state)
+
+    def scores(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Distribution inputs (or Q-values) (B, k), and the memory after this step."""
+        parts = dict(zip(self._parts, inputs, strict=False))
+        if VECTOR in parts:
+            parts[VECTOR] = self._filtered(parts[VECTOR])
+        batch: dict[str, Any] = {}
+        has_memory = bool(self.state)
+        if has_memory:  # recurrent modules want a time axis
+            parts = {name: value.unsqueeze(1) for name, value in parts.items()}
+            batch[Columns.STATE_IN] = _unflatten(self._state_paths, inputs[len(self._parts) :])
+        batch[Columns.OBS] = parts if self._is_dict else parts[VECTOR]
+        if self._is_q:
+            from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
+
+            return self.module.compute_q_values(batch)[QF_PREDS], []
+        output = self.module._forward_inference(batch)
+        if Columns.ACTION_DIST_INPUTS not in output:
+            raise AgentError(
+                f"{type(self.module).__name__} gives no '{Columns.ACTION_DIST_INPUTS}' in its inference forward.",
+                hint="Return the inputs of the action distribution from _forward_inference; export folds the rest.",
+            )
+        scores = output[Columns.ACTION_DIST_INPUTS]
+        if not has_memory:
+            return scores, []
+        after = dict(_flatten(output[Columns.STATE_OUT]))
+        return scores.squeeze(1), [after[path] for path in self._state_paths]
+
+    def margins(self, scores: Tensor) -> np.ndarray[Any, Any]:
+        """How decided each row is: the smallest gap between the two best values of a choice; inf without choices."""
+        if self._categorical is None:
+            return np.full(len(scores), np.inf)
+        gaps = []
+        for part in torch.split(scores[:, self._categorical], self._sizes(), dim=-1):
+            if part.shape[-1] > 1:
+                best = part.topk(2, dim=-1).values
+                gaps.append(torch.nan_to_num(best[:, 0] - best[:, 1], nan=torch.inf, posinf=torch.inf))
+        return torch.stack(gaps).min(dim=0).values.double().numpy() if gaps else np.full(len(scores), np.inf)
+
+    def _greedy(self, scores: Tensor) -> list[Tensor]:
+        if self._is_q:
+            return [scores.argmax(dim=-1)]
+        assert self._distribution is not None  # noqa: S101 - for the type checker
+        action = self._distribution.from_logits(scores).to_deterministic().sample()
+        if isinstance(action, Mapping):
+            return [self._clipped(action["continuous"]), action["discrete"].long()]
+        return [self._clipped(action)] if self.actions == ["continuous"] else [action.long()]
+
+    def _clipped(self, action: Tensor) -> Tensor:
+        """RLlib's unsquash of [-1, 1] to itself is a clip; unbounded encoded actions pass."""
+        box = self._space["continuous"] if isinstance(self._space, spaces.Dict) else self._space
+        return action.clamp(-1.0, 1.0) if bool(np.isfinite(box.low).all()) else action
+
+    def _sizes(self) -> list[int]:
+        space = self._space["discrete"] if isinstance(self._space, spaces.Dict) else self._space
+        return [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]
+
+    def _add_filter(self, frozen: FrozenFilter | None) -> None:
+        """The frozen filter as float64 buffers: folded to float32, a pressure of 101325.3 +- 0.5 would be off by 6e-3."""
+        self._has_filter = frozen is not None
+        if frozen is None:
+            return
+        self._clip = frozen.clip
+        self.register_buffer("filter_mean", torch.as_tensor(frozen.mean, dtype=torch.float64))
+        self.register_buffer(
+            "filter_gain", torch.as_tensor(1.0 / (frozen.std + frozen.eps), dtype=torch.float64)
+        )
+        self.register_buffer("filter_on", torch.as_tensor(frozen.numeric, dtype=torch.bool))
+
+    def _filtered(self, vector: Tensor) -> Tensor:
+        if not self._has_filter:
+            return vector
+        normal = (vector.double() - self.filter_mean) * self.filter_gain
+        if self._clip is not None:
+            normal = normal.clamp(-self._clip, self._clip)
+        return torch.where(self.filter_on, normal.float(), vector)
+
+
+def _filter_of(policy: RLlibPolicy) -> FrozenFilter | None:
+    """What the observation filter has learned.
+
+    Raises:
+        AgentError: A connector that is neither RLlib's default nor ours.
+    """
+    found = None
+    for piece in policy.env_to_module.connectors:
+        if isinstance(piece, NumericFilter):
+            found = piece.frozen()
+        elif (
+            not type(piece).__module__.startswith("ray.rllib.connectors")
+            or type(piece).__name__ not in DEFAULTS
+        ):
+            raise _cannot_fold(piece)
+    for piece in policy.module_to_env.connectors:
+        if not type(piece).__module__.startswith("ray.rllib.connectors"):
+            raise _cannot_fold(piece)
+    return found
+
+
+DEFAULTS = frozenset(
+    {
+        "AddObservationsFromEpisodesToBatch",
+        "AddTimeDimToBatchAndZeroPad",
+        "AddStatesFromEpisodesToBatch",
+        "AgentToModuleMapping",
+        "BatchIndividualItems",
+        "NumpyToTensor",
+    }
+)
+"""RLlib's own pieces that only bring an observation into batch form."""
+
+
+def _cannot_fold(piece: Any) -> AgentError:
+    return AgentError(
+        f"the connector {type(piece).__name__} cannot be folded into an agent.",
+        hint="Move what it does into the sim (or a wrapper around it), train again, and export.",
+    )
+
+
+def _flatten(state: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if isinstance(state, Mapping):
+        return [leaf for key in sorted(state) for leaf in _flatten(state[key], (*path, str(key)))]
+    return [(path, state)]
+
+
+def _unflatten(paths: list[tuple[str, ...]], values: tuple[Tensor, ...]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in zip(paths, values, strict=True):
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return tree

@@ -1,0 +1,388 @@
+"""`train`: from a project to a run with a trained policy, in this process.
+
+One loop around RLlib's `Algorithm.train()`: each iteration becomes a journal line, every few become a checkpoint that
+is there whole or not at all, and the best checkpoint is chosen by playing episodes with it. Ctrl-C and SIGTERM stop at
+the next consistent point; `resume` goes on exactly there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ProjectError, SimError
+from ..journal import Journal
+from ..project import Project
+from ..run import Run, create_run, find_run
+from ..sims.loading import SimSpec, sim_spec
+from ..sims.probe import Probe, probe
+from ..spaces import Adapter, adapt, space_to_json
+from . import checkpoints
+from .cluster import RayStart, limit_threads, require_resources
+from .selection import Selection
+from .stopping import Interrupts, StopRequested, StopRules
+from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
+from .tracking import Trackers
+
+Tell = Callable[[dict[str, Any]], None]
+
+MAX_INLINE_STEP_S = 0.002
+"""A slower sim gets a process of its own: a pipe costs 0.1 ms a step, and sims in processes step side by side."""
+MAX_EMPTY_ITERATIONS = 3
+
+
+def train(
+    project: Project | None = None,
+    *,
+    run: Run | Path | str | None = None,
+    resume: Run | Path | str | None = None,
+    runs_dir: Path | str | None = None,
+    on_event: Tell | None = None,
+) -> Run:
+    """Train a project until one of its stop rules is met.
+
+    Args:
+        project: What to train. May be left out with `resume`, which then uses the run's own.
+        run: A folder that is created, or continued when it is a run already; repeating the call is always safe.
+        resume: A run to continue; its name, a unique prefix, its folder or "last".
+        runs_dir: Where new runs go; default: `runs/` beside plato.yaml.
+        on_event: Called with what happens, as dicts (`{"event": "iteration", ...}`).
+
+    Returns:
+        The run; `run.status` is "finished", or "stopped" when it was asked to stop (continue with `resume`).
+
+    Raises:
+        ProjectError, SimError, CheckpointError: See their messages. The sim's own exceptions pass through.
+    """
+    tell = on_event or (lambda event: None)
+    heartbeat = Heartbeat()
+    ray_start = RayStart()
+    try:
+        opened = _open(project, run, resume, runs_dir)
+        setup = _prepare(opened, runs_dir, ray_start, tell)
+        heartbeat.say(run=str(setup.run.path))
+        with setup.run.lock():
+            return _Loop(setup, tell).play()
+    finally:
+        ray_start.close()
+
+
+@dataclass
+class _Setup:
+    """All that is settled before the first iteration."""
+
+    project: Project
+    run: Run
+    spec: SimSpec
+    adapter: Adapter
+    config: Any
+    attempt: int
+    own_process: bool
+
+
+def _open(
+    project: Project | None,
+    run: Run | Path | str | None,
+    resume: Run | Path | str | None,
+    runs_dir: Path | str | None,
+) -> tuple[Project, Run | None, Path | None]:
+    """The project, the run to continue if there is one, and the folder to create if one was named."""
+    if resume is not None:
+        where = Path(runs_dir) if runs_dir else (project.root / "runs" if project else Path("runs"))
+        found = (
+            resume
+            if isinstance(resume, Run)
+            else find_run(None if resume == "last" else str(resume), runs_dir=where)
+        )
+        return project or found.project, found, None
+    if project is None:
+        raise ProjectError(
+            "nothing to train: give a project, or a run to resume.", hint="platotk.train(Project.load('.'))"
+        )
+    if isinstance(run, Run):
+        return project, run, None
+    if run is not None and (Path(run) / "run.json").is_file():
+        return project, Run(Path(run)), None
+    return project, None, None if run is None else Path(run)
+
+
+def _prepare(
+    opened: tuple[Project, Run | None, Path | None], runs_dir: Path | str | None, ray_start: RayStart, tell: Tell
+) -> _Setup:
+    """Check everything that can be checked before a run folder exists, then create or continue it."""
+    from .algorithm import SimSettings, algorithm_name, build_config, choose_algorithm
+
+    project, run, path = opened
+    tell({"event": "starting", "project": project.name, "resuming": None if run is None else run.name})
+    spec = sim_spec(project)
+    measured = _measure(project, spec)
+    own_process = _needs_own_process(project, measured, tell)
+    resources = ray_start.wait()
+    name, why = choose_algorithm(project)
+    if why:
+        tell({"event": "note", "text": why})
+    adapter = adapt(
+        measured.observation_space,
+        measured.action_space,
+        algorithm=name,
+        action_scale=project.action_scale,
+        action_mask=project.action_mask or ("info" if measured.has_mask_in_info else None),
+    )
+    attempt = 1 if run is None else int(run.info.get("attempt", 0)) + 1
+    settings = SimSettings(own_process, attempt, 1.0 / measured.steps_per_s if measured.steps_per_s else None)
+    config = build_config(project, adapter, spec, settings, num_cpus=resources.get("CPU"))
+    require_resources(config, resources)
+    limit_threads(adapter.encoded_observation_space)
+    if run is None:
+        run = create_run(project, runs_dir=runs_dir, run=path)
+    elif run.info.get("adapter") not in (None, adapter.to_json()):
+        raise CheckpointError(
+            f"the sim's spaces have changed since run {run.name} was started.",
+            hint="Start a new run with: plato train",
+        )
+    tell({"event": "algorithm", "algorithm": algorithm_name(config)})
+    tell({"event": "mapping", "lines": adapter.describe()})
+    run.update(
+        attempt=attempt,
+        algorithm=algorithm_name(config),
+        mapping=adapter.describe(),
+        spaces={
+            "observation": space_to_json(adapter.observation_space),
+            "action": space_to_json(adapter.action_space),
+        },
+        adapter=adapter.to_json(),
+        own_process=own_process,
+        seed=project.seed,
+    )
+    tell({"event": "run", "run": run.name, "path": str(run.path), "attempt": attempt})
+    return _Setup(project, run, spec, adapter, config, attempt, own_process)
+
+
+def _measure(project: Project, spec: SimSpec) -> Probe:
+    """A short trial of the sim in a process of its own: its spaces, its speed, whether it behaves."""
+    return probe(spec, steps=200, seconds=1.0, timeout_s=project.step_timeout_s + 1.0)
+
+
+def _needs_own_process(project: Project, measured: Probe, tell: Tell) -> bool:
+    wish = os.environ.get(OWN_PROCESS_VARIABLE) or project.sim_process
+    if wish != "auto":
+        return wish == "own"
+    if not measured.is_well_behaved:
+        tell({"event": "warning", "text": f"the sim runs in processes of its own: {measured.reason}"})
+        return True
+    step_s = 1.0 / measured.steps_per_s if measured.steps_per_s else 0.0
+    if step_s > MAX_INLINE_STEP_S:
+        tell(
+            {"event": "note", "text": f"{step_s * 1e3:.3g} ms a step: each sim runs in a process of its own"}
+        )
+        return True
+    return False
+
+
+class _Loop:
+    """The iterations of one attempt."""
+
+    def __init__(self, setup: _Setup, tell: Tell) -> None:
+        self.setup, self.tell = setup, tell
+        self.project, self.run = setup.project, setup.run
+        self.journal = Journal(self.run.metrics_path)
+        stop = self.project.stop
+        self.rules = StopRules(
+            iterations=stop.iterations,
+            env_steps=stop.env_steps,
+            return_mean=stop.return_mean,
+            time_s=stop.time_s,
+            plateau=stop.plateau,
+        )
+        self.iteration = self.env_steps = self.saved_at = 0
+        self.time_s = 0.0
+        self.steps_before = 0
+        self.line: dict[str, Any] | None = None
+        self.algo: Any = None
+
+    def play(self) -> Run:
+        """Build, restore, iterate, and leave the run in a state that tells what happened."""
+        trackers = Trackers(self.project, self.run)
+        status, reason, error = "failed", None, None
+        self.run.update(status="running", started=_now(), ended=None, reason=None, error=None)
+        try:
+            with Interrupts(self.project.checkpoint.grace_s) as interrupts:
+                self.algo = self.setup.config.build_algo()
+                self._restore()
+                trackers.start()
+                self._watch_learning(interrupts)
+                status, reason = self._iterate(interrupts, trackers)
+        except BaseException as raised:
+            error = "".join(traceback.format_exception_only(type(raised), raised)).strip()
+            self._save_what_there_is()
+            raise
+        finally:
+            self.run.update(status=status, ended=_now(), reason=reason, error=error)
+            trackers.finish(status)
+            if self.algo is not None:
+                self.algo.stop()
+        self.tell(
+            {
+                "event": "finished",
+                "status": status,
+                "reason": reason,
+                "run": self.run.name,
+                "path": str(self.run.path),
+                "best": None if self.run.best is None else str(self.run.best),
+            }
+        )
+        return self.run
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint that is whole; later journal lines are set aside."""
+        path, damaged = checkpoints.newest_valid(self.run.path)
+        for where, why in damaged:
+            self.tell(
+                {
+                    "event": "warning",
+                    "text": f"checkpoint {where.name} is damaged ({why}); going back further",
+                }
+            )
+        if path is None:
+            self.journal.discard_after(0)
+            return
+        extra = checkpoints.restore(self.algo, path)
+        self.iteration = self.saved_at = int(extra["iteration"])
+        self.env_steps, self.time_s = int(extra["env_steps"]), float(extra["time_s"])
+        self.journal.discard_after(self.iteration)
+        for line in self.run.metrics():
+            self.rules.add(line)
+            self.line = line
+        for note in extra.get("notes", []):
+            self.tell({"event": "warning", "text": note})
+        self.tell(
+            {
+                "event": "note",
+                "text": f"going on from iteration {self.iteration} ({self.env_steps:,} env steps)",
+            }
+        )
+
+    def _watch_learning(self, interrupts: Interrupts) -> None:
+        """Mark where sampling ends and learning begins: from there on, an iteration is finished before stopping."""
+        group = getattr(self.algo, "learner_group", None)
+        if group is None:
+            return
+        update = group.update
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            interrupts.learning()
+            return update(*args, **kwargs)
+
+        group.update = marked
+
+    def _iterate(self, interrupts: Interrupts, trackers: Trackers) -> tuple[str, str | None]:
+        selection = Selection(self.setup.run, self.setup.adapter, self.tell)
+        num_empty = 0
+        try:
+            reason = self._already_done()
+            while reason is None:
+                began = time.monotonic()
+                try:
+                    with interrupts.sampling():
+                        result = self.algo.train()
+                except StopRequested:
+                    break
+                grown = self._take_in(result, time.monotonic() - began)
+                if not grown:
+                    num_empty += 1
+                    if num_empty >= MAX_EMPTY_ITERATIONS:
+                        raise SimError(
+                            f"no env runner delivered a single step in {num_empty} iterations.",
+                            hint=f"See {self.run.log_path} and Ray's logs; check the sim with: plato check",
+                        )
+                    continue
+                num_empty = 0
+                assert self.line is not None  # noqa: S101 - for the type checker
+                self.journal.append(self.line)
+                trackers.log(self.line)
+                reason = self.rules.add(self.line)
+                self.tell({"event": "iteration", **self.line, "progress": self.rules.progress(self.line)})
+                if (
+                    reason is not None
+                    or self.iteration % self.project.checkpoint.every == 0
+                    or interrupts.is_requested
+                ):
+                    self._save()
+                    if not interrupts.is_requested:
+                        selection.consider(self.algo, self.iteration, self.line, is_last=reason is not None)
+                    checkpoints.retain(
+                        self.run.path, self.project.checkpoint.keep, protect=selection.protected()
+                    )
+                if interrupts.is_requested:
+                    break
+            if reason is not None:
+                return "finished", reason
+            self.tell({"event": "stopping", "signal": interrupts.signal_name})
+            self._save()
+            return "stopped", interrupts.signal_name
+        finally:
+            selection.close()
+
+    def _already_done(self) -> str | None:
+        """A resumed run may have met a stop rule already."""
+        if self.line is None:
+            return None
+        return self.rules.add(self.line)
+
+    def _take_in(self, result: dict[str, Any], duration_s: float) -> bool:
+        """Turn RLlib's result into the next journal line; False when nothing was sampled."""
+        from .results import journal_line, lifetime_env_steps
+
+        lifetime = lifetime_env_steps(result)
+        env_steps = self.steps_before + lifetime
+        if self.line is not None and self.steps_before == 0 and lifetime <= self.env_steps:
+            # RLlib's own count began anew with this attempt.
+            self.steps_before = self.env_steps
+            env_steps = self.env_steps + lifetime
+        if env_steps <= self.env_steps:
+            return False
+        self.iteration, self.env_steps = self.iteration + 1, env_steps
+        self.time_s += duration_s
+        self.line = journal_line(
+            result,
+            iteration=self.iteration,
+            env_steps=env_steps,
+            time_s=self.time_s,
+            duration_s=duration_s,
+            attempt=self.setup.attempt,
+        )
+        return True
+
+    def _save(self) -> None:
+        if self.iteration == self.saved_at:
+            return
+        extra = {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "time_s": self.time_s,
+            "attempt": self.setup.attempt,
+            "return_mean": None if self.line is None else self.line["return_mean"],
+        }
+        path = checkpoints.save(self.algo, self.run.path, self.iteration, extra=extra)
+        self.saved_at = self.iteration
+        self.tell({"event": "checkpoint", "iteration": self.iteration, "path": str(path)})
+
+    def _save_what_there_is(self) -> None:
+        """After an error: keep the iterations that were journalled, unless saving is what failed."""
+        if self.algo is None or self.iteration == self.saved_at:
+            return
+        try:
+            self._save()
+        except Exception as error:
+            self.tell({"event": "warning", "text": f"the last iterations could not be saved: {error}"})
+
+
+def _now() -> str:
+    from datetime import datetime, timezone
+
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,338 @@
+"""A sim that training can rely on: bounded, seeded, restarted when it fails.
+
+`SupervisedSim` runs one sim, in this process or in its own, and turns every misbehaviour (an exception, a hang, a
+crash, a NaN) into the truncation of that one episode. The next reset starts the sim again with a fresh seed. It gives
+up with a clear `SimError` when failures come faster than steps.
+
+RLlib's own `restart_failed_sub_environments` recreates every sub-environment, throws the fragment away and reuses the
+seed, so that a seeded sim can fail for ever at the same step; that is why this exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ..errors import SimError
+from .loading import SimSpec
+from .process import SimFailure, SimProcess
+
+FAILURE_BUDGET = 20
+"""Failures a sim may have before training gives up ..."""
+STEPS_PER_REFUND = 50
+"""... where this many good steps pay for one of them (so 2 % of steps may fail for ever)."""
+MAX_BACKOFF_S = 1.0
+
+
+@dataclass
+class StepResult:
+    """What one step (or reset) of a sim gave; after a failure, `observation` is None and `truncated` is True."""
+
+    observation: Any
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+    failure: SimFailure | None = None
+
+
+class SupervisedSim:
+    """One sim with deadlines, restarts, a step limit and a stream of seeds of its own.
+
+    Args:
+        spec: How to make the sim.
+        seeds: The source of this sim's seeds; two sims never share one.
+        max_episode_steps: Truncate an episode at this many steps; None never does.
+        step_timeout_s: Deadline in seconds for one `step` or `reset`.
+        own_process: Run the sim in a process of its own (any hang or crash is survived), else in this one.
+    """
+
+    def __init__(
+        self,
+        spec: SimSpec,
+        *,
+        seeds: np.random.SeedSequence,
+        max_episode_steps: int | None = None,
+        step_timeout_s: float = 60.0,
+        own_process: bool = False,
+    ) -> None:
+        self.num_failures = 0
+        self.last_failure: SimFailure | None = None
+        self._spec = spec
+        self._seeds = _seed_stream(seeds)
+        self._max_episode_steps = max_episode_steps
+        self._host: SimProcess | InlineSim
+        make = SimProcess if own_process else InlineSim
+        self._host = make(spec, timeout_s=step_timeout_s)
+        self._needs_seed = True
+        self._budget = float(FAILURE_BUDGET)
+        self._failures_in_a_row = 0
+        self._num_steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> StepResult:
+        """Start an episode; a failing reset is tried again with fresh seeds until the budget is spent.
+
+        Args:
+            seed: The sim's seed; None draws one for the first episode of a (re)started sim and leaves later episodes to
+                the sim's own generator, as Gymnasium recommends.
+            options: Passed to the sim's `reset`.
+        """
+        self._num_steps = 0
+        while True:
+            if seed is None and self._needs_seed:
+                seed = next(self._seeds)
+            try:
+                self._host.send("reset", seed, options)
+                observation, info = _unpack(self._host.receive(), 2, "reset", "(observation, info)")
+            except SimFailure as failure:
+                self.fail(failure)
+                seed = None
+                continue
+            self._needs_seed = False
+            return StepResult(observation, info=_as_info(info))
+
+    def send(self, action: Any) -> None:
+        """Begin a step; `receive` gives its result (apart, so that sims in their own processes step at once)."""
+        try:
+            self._host.send("step", action)
+            self._send_failure: SimFailure | None = None
+        except SimFailure as failure:
+            self._send_failure = failure
+
+    def receive(self) -> StepResult:
+        """The result of the step begun with `send`; a failure comes back as a truncated step."""
+        try:
+            if self._send_failure is not None:
+                raise self._send_failure
+            observation, reward, terminated, truncated, info = _unpack(
+                self._host.receive(), 5, "step", "(observation, reward, terminated, truncated, info)"
+            )
+            reward = _as_reward(reward)
+        except SimFailure as failure:
+            self.fail(failure)
+            return StepResult(None, truncated=True, info={"sim_failure": failure.reason}, failure=failure)
+        self._num_steps += 1
+        self._failures_in_a_row = 0
+        self._budget = min(self._budget + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
+        if self._max_episode_steps is not None and self._num_steps >= self._max_episode_steps:
+            truncated = truncated or not terminated
+        return StepResult(observation, reward, bool(terminated), bool(truncated), _as_info(info))
+
+    def step(self, action: Any) -> StepResult:
+        """`send` and `receive` in one."""
+        self.send(action)
+        return self.receive()
+
+    def fail(self, failure: SimFailure) -> None:
+        """Count a failure, drop the sim, wait a little; the next reset makes a new one with a fresh seed.
+
+        Raises:
+            SimError: The failure budget is spent.
+        """
+        self.num_failures += 1
+        self.last_failure = failure
+        self._failures_in_a_row += 1
+        self._needs_seed = True
+        self._budget -= 1.0
+        self._host.close(kill=True)
+        if self._budget <= 0:
+            raise SimError(
+                f"the sim {self._spec.label} failed {self.num_failures} times, the last time: {failure.reason}"
+                + (f"\n{failure.details.rstrip()}" if failure.details else "")
+                + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
+                hint=f"Training survives a failure every {STEPS_PER_REFUND} steps, not more. Find the cause with: plato check",
+            )
+        if self._failures_in_a_row > 1:
+            time.sleep(min(0.05 * 2 ** (self._failures_in_a_row - 2), MAX_BACKOFF_S))
+
+    def close(self) -> None:
+        """Close the sim; never raises."""
+        with contextlib.suppress(Exception):
+            self._host.close()
+
+
+class InlineSim:
+    """A sim in this process, same calls as `SimProcess`; what it prints is kept out of the way, last lines kept.
+
+    A hang in Python code is ended by a timer signal; code that never returns to the interpreter (a loop in C) can only
+    be survived in a process of its own.
+    """
+
+    def __init__(self, spec: SimSpec, *, timeout_s: float) -> None:
+        self._spec = spec
+        self._timeout_s = timeout_s
+        self._sim: gym.Env[Any, Any] | None = None
+        self._request: tuple[str, tuple[Any, ...]] = ("", ())
+
+    def send(self, call: str, *args: Any) -> None:
+        """Remember the call; it runs in `receive`."""
+        self._request = (call, args)
+
+    def receive(self) -> Any:
+        """Make the call."""
+        call, args = self._request
+        try:
+            _watchdog.begin(self._timeout_s)
+            try:
+                if call == "step" and self._sim is not None:
+                    return self._sim.step(args[0])
+                if self._sim is None:
+                    self._sim = self._spec.make()
+                if call == "reset":
+                    return self._sim.reset(seed=args[0], options=args[1])
+                return self._sim.step(args[0])
+            finally:
+                _watchdog.deadline = None
+        except SimHangs as error:
+            raise SimFailure(
+                f"{call}() did not return within {self._timeout_s:g} s (step_timeout_s)",
+                details=traceback.format_exc(),
+                output=printed.tail(),
+            ) from error
+        except SystemExit as error:
+            raise SimFailure(
+                f"{call}() called sys.exit({error.code!r})",
+                details=traceback.format_exc(),
+                output=printed.tail(),
+            ) from error
+        except SimError:
+            if self._sim is None:  # it cannot be loaded at all: no use in trying again
+                raise
+            raise SimFailure(
+                f"{call}() raised", details=traceback.format_exc(), output=printed.tail()
+            ) from None
+        except Exception as error:
+            raise SimFailure(
+                f"{call}() raised {type(error).__name__}: {error}",
+                details=traceback.format_exc(),
+                output=printed.tail(),
+            ) from error
+
+    def close(self, *, kill: bool = False) -> None:
+        """Close the sim, unless it has to be left where it hangs."""
+        sim, self._sim = self._sim, None
+        if sim is not None and not kill:
+            with contextlib.suppress(Exception):
+                sim.close()
+
+
+class SimHangs(BaseException):
+    """Raised into a sim that runs past its deadline (a BaseException, so that its own `except Exception` lets it by)."""
+
+
+class _Watchdog:
+    """Raises `SimHangs` in the main thread when a watched call runs past its deadline.
+
+    One interval timer ticks while sims run; a call only notes its deadline, which costs no system call per step.
+    """
+
+    TICK_S = 0.5
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self._pid = 0
+
+    def begin(self, timeout_s: float) -> None:
+        """Note the deadline of the call that begins now; clear `deadline` when it ends."""
+        if self._pid != os.getpid():
+            self._start()
+        self.deadline = time.monotonic() + timeout_s
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        is_free = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+        if is_free and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
+            signal.signal(signal.SIGALRM, self._tick)
+            signal.setitimer(signal.ITIMER_REAL, self.TICK_S, self.TICK_S)
+
+    def _tick(self, *_: Any) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.deadline = None
+            raise SimHangs
+
+
+_watchdog = _Watchdog()
+
+
+class PrintedTail(io.TextIOBase):
+    """Takes what a sim prints in this process; keeps only the last lines."""
+
+    def __init__(self, num_chars: int = 8192) -> None:
+        self._parts: deque[str] = deque()
+        self._num_chars = num_chars
+        self._size = 0
+
+    def write(self, text: str) -> int:
+        """Keep the text, forget what is older than the limit."""
+        self._parts.append(text[-self._num_chars :])
+        self._size += len(self._parts[-1])
+        while self._size > self._num_chars and len(self._parts) > 1:
+            self._size -= len(self._parts.popleft())
+        return len(text)
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def tail(self, num_lines: int = 20) -> str:
+        """The last lines."""
+        return "\n".join("".join(self._parts).splitlines()[-num_lines:])
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """Take `print` and `sys.stdout` for the while: sims must not break progress lines or `--json`."""
+        stdout = sys.stdout
+        sys.stdout = self
+        try:
+            yield
+        finally:
+            sys.stdout = stdout
+
+
+printed = PrintedTail()
+
+
+def _seed_stream(seeds: np.random.SeedSequence) -> Iterator[int]:
+    rng = np.random.default_rng(seeds)
+    while True:
+        yield int(rng.integers(2**31))
+
+
+def _unpack(value: Any, length: int, call: str, what: str) -> Any:
+    if not isinstance(value, tuple) or len(value) != length:
+        got = f"{len(value)} values" if isinstance(value, tuple) else type(value).__name__
+        raise SimFailure(f"{call}() returned {got}; it must return {what}")
+    return value
+
+
+def _as_reward(reward: Any) -> float:
+    if type(reward) is float and -math.inf < reward < math.inf:
+        return reward
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        try:
+            value = float(np.asarray(reward, dtype=np.float64).reshape(()))
+        except (TypeError, ValueError):
+            raise SimFailure(f"step() returned the reward {reward!r}; it must be one number") from None
+    if not np.isfinite(value):
+        raise SimFailure(f"step() returned the reward {value}; it must be a finite number")
+    return value
+
+
+def _as_info(info: Any) -> dict[str, Any]:
+    return info if isinstance(info, dict) else {}

@@ -1,0 +1,218 @@
+"""Many sims as the one vector environment that RLlib samples from.
+
+`SimVector` holds N `SupervisedSim`s and an `Adapter`. RLlib sees encoded observations and sends encoded actions; every
+sim gets back actions of its own space. Observations are encoded in one batch per vector step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, iterate
+
+from ..errors import SimError
+from ..spaces import Adapter
+from .loading import SimSpec
+from .process import SimFailure
+from .supervised import StepResult, SupervisedSim, printed
+
+MASK_KEY = "action_mask"
+
+
+class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
+    """N supervised sims behind one adapter, with Gymnasium's next-step autoreset.
+
+    Args:
+        spec: How to make a sim.
+        adapter: Encodes observations and decodes actions.
+        num_envs: How many sims.
+        seed: Entropy of all seeds: the project's seed and the attempt. Each sim's stream is drawn from
+            (seed, attempt, runner, env), so that no two overlap and a resumed run does not replay its first episodes
+            (RLlib's own runner seeds overlap: seed + index for both runners and environments).
+        max_episode_steps, step_timeout_s, own_process: As in `SupervisedSim`.
+    """
+
+    def __init__(
+        self,
+        spec: SimSpec,
+        adapter: Adapter,
+        *,
+        num_envs: int,
+        seed: Sequence[int] = (0,),
+        max_episode_steps: int | None = None,
+        step_timeout_s: float = 60.0,
+        own_process: bool = False,
+    ) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = adapter.encoded_observation_space
+        self.single_action_space = adapter.encoded_action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.spec = None
+        self.adapter = adapter
+        self._make = (spec, max_episode_steps, step_timeout_s, own_process)
+        self._entropy = list(seed)
+        self._sims: list[SupervisedSim] = []
+        self._needs_reset = np.ones(num_envs, dtype=bool)
+        self._last: Any = None
+        self._num_failures_told = 0
+
+    @property
+    def sims(self) -> list[SupervisedSim]:
+        """The sims, made on first use, when the runner's index is known."""
+        if not self._sims:
+            self.assign(0)
+        return self._sims
+
+    def assign(self, *stream: int) -> None:
+        """Name the stream of seeds, usually the runner's index; must come before the first reset."""
+        self.close()
+        spec, max_episode_steps, step_timeout_s, own_process = self._make
+        self._sims = [
+            SupervisedSim(
+                spec,
+                seeds=np.random.SeedSequence([*self._entropy, *stream, index]),
+                max_episode_steps=max_episode_steps,
+                step_timeout_s=step_timeout_s,
+                own_process=own_process,
+            )
+            for index in range(self.num_envs)
+        ]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset all sims; `seed` is ignored in favour of each sim's own stream."""
+        with printed.capture():
+            results = [sim.reset(options=options) for sim in self.sims]
+            observations = self._encode(results)
+        self._needs_reset[:] = False
+        return observations, self._infos(results)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all sims; one that ended at the last step is reset instead (its action is ignored)."""
+        with printed.capture():
+            sent = self.adapter.decode_batch(self._as_list(actions))
+            resetting = self._needs_reset.copy()
+            for sim, action, is_reset in zip(self.sims, sent, resetting, strict=True):
+                if not is_reset:
+                    sim.send(action)
+            results = [
+                sim.reset() if is_reset else sim.receive()
+                for sim, is_reset in zip(self.sims, resetting, strict=True)
+            ]
+            observations = self._encode(results)
+        rewards = np.array([result.reward for result in results], dtype=np.float64)
+        terminated = np.array([result.terminated for result in results], dtype=bool)
+        truncated = np.array([result.truncated for result in results], dtype=bool)
+        self._needs_reset = terminated | truncated
+        return observations, rewards, terminated, truncated, self._infos(results)
+
+    def new_failures(self) -> list[str]:
+        """The reasons of failures since the last call, at most one per sim, for the metrics and the log."""
+        num_failures = sum(sim.num_failures for sim in self._sims)
+        new, self._num_failures_told = num_failures - self._num_failures_told, num_failures
+        if not new:
+            return []
+        reasons = [sim.last_failure.reason for sim in self._sims if sim.last_failure is not None]
+        return (reasons * new)[:new]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every sim."""
+        for sim in self._sims:
+            sim.close()
+
+    def close(self, **kwargs: Any) -> None:
+        """Close every sim; may be called more than once."""
+        self.close_extras()
+        self._sims = []
+        self._needs_reset[:] = True
+
+    def _encode(self, results: list[StepResult]) -> Any:
+        """One encoded batch; a sim whose observation is refused fails here, and its episode ends."""
+        observations = [result.observation for result in results]
+        if not any(result.failure for result in results):
+            try:
+                batch = self.adapter.encode_batch(observations, self._masks(results))
+            except SimError:
+                pass  # one of them: find it below
+            else:
+                self._last = batch
+                return batch
+        rows = [self._encode_one(index, result) for index, result in enumerate(results)]
+        self._last = _stack(rows)
+        return self._last
+
+    def _encode_one(self, index: int, result: StepResult) -> Any:
+        """One encoded row; after a failure, the sim's last good observation (or zeros) closes the episode."""
+        if result.failure is None:
+            try:
+                mask = result.info.get(MASK_KEY) if self.adapter.mask_source == "info" else None
+                return self.adapter.encode(result.observation, mask)
+            except SimError as error:
+                failure = SimFailure(error.message)
+                self.sims[index].fail(failure)
+                result.failure, result.reward = failure, 0.0
+                result.terminated, result.truncated = False, True
+                result.info = {"sim_failure": failure.reason}
+        if self._last is None:
+            return self._blank()
+        return _row(self._last, index)
+
+    def _masks(self, results: list[StepResult]) -> list[Any] | None:
+        if self.adapter.mask_source != "info":
+            return None
+        return [result.info.get(MASK_KEY) for result in results]
+
+    def _blank(self) -> Any:
+        space = self.single_observation_space
+        if isinstance(space, gym.spaces.Dict):
+            blank = {key: np.zeros(box.shape, box.dtype) for key, box in space.spaces.items()}
+            if MASK_KEY in blank:
+                blank[MASK_KEY] += 1
+            return blank
+        return np.zeros(space.shape or (), space.dtype)
+
+    def _infos(self, results: list[StepResult]) -> dict[str, Any]:
+        """Gymnasium's vector form of infos, as object arrays: sims may put in what they like, differently each step."""
+        infos: dict[str, Any] = {}
+        for index, result in enumerate(results):
+            for key, value in result.info.items():
+                if key == MASK_KEY or key.startswith("_"):
+                    continue
+                if key not in infos:
+                    infos[key] = np.full(self.num_envs, None, dtype=object)
+                    infos[f"_{key}"] = np.zeros(self.num_envs, dtype=bool)
+                infos[key][index] = value
+                infos[f"_{key}"][index] = True
+        return infos
+
+    def _as_list(self, actions: Any) -> list[Any]:
+        if isinstance(actions, dict) or (isinstance(actions, tuple) and not isinstance(actions, list)):
+            return list(iterate(self.action_space, actions))
+        return list(actions)
+
+
+def _row(batch: Any, index: int) -> Any:
+    if isinstance(batch, dict):
+        return {key: value[index] for key, value in batch.items()}
+    return batch[index]
+
+
+def _stack(rows: Iterable[Any]) -> Any:
+    rows = list(rows)
+    if isinstance(rows[0], dict):
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return np.stack(rows)
+
+
+class TrainingSims(SimVector):
+    """`SimVector` from one mapping, the form in which RLlib makes environments (`config.environment(env=TrainingSims)`)."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(**config)

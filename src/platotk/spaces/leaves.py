@@ -1,0 +1,139 @@
+"""Names and numbers of leaves: what the other modules of this package share.
+
+Given a path such as `tank.valves[0]`, gives the name that people read (`observation.tank.valves[0]`); given
+what a sim or a client handed over, gives an array of the leaf's shape, or an error that names the leaf.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from platotk.errors import SimError
+
+Array = NDArray[Any]
+Space = spaces.Space[Any]
+
+
+def under_key(path: str, key: object) -> str:
+    """The path of a Dict's child."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def under_index(path: str, index: object) -> str:
+    """The path of a Tuple's child, or of one element of an array."""
+    return f"{path}[{index}]"
+
+
+def label(name: str, path: str) -> str:
+    """The leaf as people read it: `observation.tank.level`; the root is just `observation`."""
+    if not path:
+        return name
+    return f"{name}{path}" if path.startswith("[") else f"{name}.{path}"
+
+
+def element(leaf: str, shape: tuple[int, ...], flat_index: int) -> str:
+    """The name of one element of an array leaf: `observation.x[1][2]`; or the leaf, if it has but one."""
+    if int(np.prod(shape)) == 1:
+        return leaf
+    position = np.unravel_index(flat_index, shape)
+    return leaf + "".join(f"[{int(i)}]" for i in position)
+
+
+def short(value: object, width: int = 60) -> str:
+    """A repr on one line that never floods a terminal."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"an array of shape {value.shape}"
+    if isinstance(value, (str, bytes, list, tuple, dict)) and len(value) > 200:
+        return f"a {type(value).__name__} of length {len(value)}"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def describe_space(space: Space, width: int = 100) -> str:
+    """The space on one line, shortened when it holds many bounds."""
+    if isinstance(space, spaces.Text):
+        text = f"Text({space.min_length}, {space.max_length}, {len(space.character_set)} characters)"
+    elif isinstance(space, spaces.Box) and space.low.size > 32:
+        low, high = _range(space.low), _range(space.high)
+        text = f"Box({low}, {high}, {space.shape}, {space.dtype})"
+    else:
+        text = " ".join(str(space).split())
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def did_you_mean(word: object, options: Iterable[object]) -> str | None:
+    """`Did you mean 'level'?`, or what there is, or None when there is nothing."""
+    names = [str(option) for option in options]
+    close = difflib.get_close_matches(str(word), names, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(names[:20])}." if names else None
+
+
+def numbers(value: object, shape: tuple[int, ...], leaf: str) -> Array:
+    """What a sim handed over, as an array of numbers of exactly this shape.
+
+    Lists, tuples and any real dtype are taken, and a bare number for shapes () and (1,).
+
+    Raises:
+        SimError: Not numbers, or another shape; the message opens with `leaf`.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise SimError(f"{leaf}: rows of different lengths, expected shape {shape}.") from error
+    if array.dtype.kind not in "fiub":
+        raise SimError(f"{leaf}: expected numbers of shape {shape}, got {short(value)}.")
+    if array.shape != shape:
+        if shape in ((), (1,)) and array.shape in ((), (1,)):
+            return array.reshape(shape)
+        raise SimError(
+            f"{leaf}: has shape {array.shape}, its space has {shape}.",
+            hint="Make the value and the space agree: change one of them in the sim.",
+        )
+    return array
+
+
+def whole_numbers(array: Array, leaf: str) -> NDArray[np.int64]:
+    """The array as int64 (unsigned ones modulo 2**64), refusing fractions and NaN."""
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            is_whole = np.isfinite(array) & (np.rint(array) == array) & (np.abs(array) < 2.0**62)
+        if not is_whole.all():
+            bad = array[~is_whole].ravel()[0]
+            raise SimError(f"{leaf}: {bad} is not a whole number.")
+    return array.astype(np.int64)
+
+
+def column(values: list[Any], shape: tuple[int, ...]) -> Array | None:
+    """Many values of one leaf as one array (B, *shape); None when they are not alike enough to trust that."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):
+        return None
+    if array.dtype.kind not in "fiub" or array.shape != (len(values), *shape):
+        return None
+    first = values[0]
+    if isinstance(first, (np.ndarray, np.generic)):
+        return array if array.dtype == first.dtype else None
+    # Plain integers that were turned into floats by their neighbours may have lost digits.
+    return None if isinstance(first, int) and array.dtype.kind == "f" else array
+
+
+def dtype_of(space: Space) -> np.dtype[Any]:
+    """The dtype of a space of arrays or integers (Gymnasium types it as optional, it is always there)."""
+    return np.dtype(space.dtype)
+
+
+def _range(bounds: Array) -> str:
+    low, high = bounds.min(), bounds.max()
+    return str(low) if low == high else f"{low}..{high}"

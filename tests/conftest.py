@@ -1,0 +1,47 @@
+"""Shared by all tests: one Ray for the whole session, and projects in folders of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One small Ray for every test that trains in this process."""
+    import ray
+
+    was_up = ray.is_initialized()
+    if not was_up:
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    if not was_up:
+        ray.shutdown()
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a project into a folder of its own and makes it the current one."""
+
+    def write(plato_yaml: str, **modules: str) -> Path:
+        (tmp_path / "plato.yaml").write_text(plato_yaml, encoding="utf-8")
+        for name, text in modules.items():
+            (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def events() -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], None]]:
+    """A list, and a function that collects events into it."""
+    collected: list[dict[str, Any]] = []
+    return collected, collected.append
