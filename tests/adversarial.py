@@ -1,8 +1,9 @@
 """Sims that misbehave, one way each, for `plato check` and for training.
 
 Each is importable by name (`sim: adversarial:HangsAtStep300` with this directory as root, or
-`tests.adversarial:HangsAtStep300`), and is `Clean` but for what its name says. `Clean` is a small control task: push
-a value towards zero; an episode ends when it gets there or drifts away, and is truncated after 50 steps.
+`tests.adversarial:HangsAtStep300`), and is `Clean` but for what its name says. `Clean` is a small control
+task: push a value towards zero; an episode ends when it gets there or drifts away, and is truncated after
+50 steps.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class NestedTuple(Clean):
     def __init__(self) -> None:
         super().__init__()
         value = spaces.Box(-20.0, 20.0, (1,), np.float32)
-        self.observation_space = spaces.Dict({"motion": spaces.Tuple((value, value)), "side": spaces.Discrete(2)})
+        motion = spaces.Tuple((value, value))
+        self.observation_space = spaces.Dict({"motion": motion, "side": spaces.Discrete(2)})
         self.action_space = spaces.Dict(
             {"pair": spaces.Tuple((spaces.Box(-1.0, 1.0, (1,), np.float32), spaces.Discrete(3, start=1)))}
         )
@@ -404,7 +406,7 @@ class TimeLimitTerminated(Clean):
     """The time limit comes as terminated."""
 
     def step(self, action: Any) -> Any:
-        obs, reward, terminated, truncated, info = super().step(action)
+        obs, reward, _, truncated, info = super().step(action)
         return np.clip(obs, -20.0, 20.0), reward, truncated, False, info
 
 

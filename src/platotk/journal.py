@@ -1,19 +1,19 @@
 """The metrics journal of a run: one JSON line per iteration, steps strictly rising, never rewritten.
 
-`Journal` appends lines and, on resume, moves those past the checkpoint to `metrics.discarded.jsonl`; `read` gives the
-lines back, tolerant of a last line that a killed writer left torn.
+`Journal` appends lines and, on resume, moves those past the checkpoint to `metrics.discarded.jsonl`; `read` gives
+the lines back, tolerant of a last line that a killed writer left torn.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import PlatoError
+from .formats import finite
 
 
 class Journal:
@@ -25,10 +25,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._last: Mapping[str, Any] | None = None
-        if path.is_file():
-            lines = read(path)
-            self._last = lines[-1] if lines else None
+        lines = read(path)
+        self._last: Mapping[str, Any] | None = lines[-1] if lines else None
+        self._is_mended = False
 
     @property
     def discarded_path(self) -> Path:
@@ -36,7 +35,7 @@ class Journal:
         return self.path.with_name("metrics.discarded.jsonl")
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add one line; it is on disk when this returns.
+        """Add one line; it is on disk when this returns. NaN and infinity become null, numpy values plain.
 
         Raises:
             PlatoError: `iteration` or `env_steps` does not rise.
@@ -45,41 +44,66 @@ class Journal:
             for key in ("iteration", "env_steps"):
                 if line[key] <= self._last[key]:
                     raise PlatoError(f"the journal's {key} must rise: {line[key]} follows {self._last[key]}.")
-        text = json.dumps(_finite(line), separators=(",", ":"), allow_nan=False, default=_plain) + "\n"
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        if not self._is_mended:
+            self._mend()
+        add_line(self.path, line)
         self._last = {"iteration": line["iteration"], "env_steps": line["env_steps"]}
 
     def discard_after(self, iteration: int) -> int:
         """Move the lines past an iteration, and a torn last line, to metrics.discarded.jsonl.
 
-        May be killed at any moment and called again: what is kept is replaced in one step, after what is set aside is
-        on disk, and a line that is there already is not written twice.
+        May be killed at any moment and called again: each file is replaced in one step, first the one with what is
+        set aside, and a line that is there already is not written twice.
 
         Returns:
             How many lines were moved.
         """
-        if not self.path.is_file():
-            return 0
-        kept, moved = [], []
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        kept: list[str] = []
+        moved: list[str] = []
+        for text in _texts(self.path):
             line = _parse(text)
-            (kept if line is not None and line["iteration"] <= iteration else moved).append((text, line))
+            is_kept = line is not None and line["iteration"] <= iteration
+            (kept if is_kept and not moved else moved).append(text)
         if moved:
-            _append_new(self.discarded_path, [text for text, _ in moved])
-            _replace(self.path, "".join(text + "\n" for text, _ in kept))
-        self._last = kept[-1][1] if kept else None
+            _replace(self.discarded_path, _without_tail(_texts(self.discarded_path), moved) + moved)
+        if moved or not _ends_whole(self.path):
+            _replace(self.path, kept)
+        self._last = _parse(kept[-1]) if kept else None
+        self._is_mended = True
         return len(moved)
+
+    def _mend(self) -> None:
+        """A line that a killed writer left without its end must not run into the next one."""
+        if not _ends_whole(self.path):
+            self.discard_after(-1 if self._last is None else self._last["iteration"])
+        self._is_mended = True
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; none when there is no file yet."""
+    """The whole lines of a journal, oldest first; none when there is no file yet."""
+    return [line for text in _texts(path) if (line := _parse(text)) is not None]
+
+
+def add_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one JSON line; it is on disk when this returns, and absent when there was no room for it."""
+    text = json.dumps(finite(line), separators=(",", ":"), allow_nan=False) + "\n"
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            rest = memoryview(text.encode("ascii"))
+            while rest:
+                rest = rest[stream.write(rest) or 0 :]
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
+def _texts(path: Path) -> list[str]:
+    """A file's lines as they stand, blank ones left out."""
     if not path.is_file():
         return []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line for text in texts if (line := _parse(text)) is not None]
+    return [text for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if text.strip()]
 
 
 def _parse(text: str) -> dict[str, Any] | None:
@@ -91,37 +115,28 @@ def _parse(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and isinstance(line.get("iteration"), int) else None
 
 
-def _append_new(path: Path, texts: list[str]) -> None:
-    there = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    if there[len(there) - len(texts) :] == texts:
-        return  # moved already by a call that was killed before it replaced the journal
-    with path.open("a", encoding="utf-8") as stream:
+def _ends_whole(path: Path) -> bool:
+    """Whether a file is absent, empty, or ends with the end of a line."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
+
+
+def _without_tail(there: list[str], moved: list[str]) -> list[str]:
+    """`there` less the end that it shares with `moved`: what a killed call had set aside already."""
+    shared = 0
+    while shared < min(len(there), len(moved)) and there[-1 - shared] == moved[-1 - shared]:
+        shared += 1
+    return there[: len(there) - shared]
+
+
+def _replace(path: Path, texts: list[str]) -> None:
+    """Write lines so that the file is there whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(text + "\n" for text in texts)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _replace(path: Path, content: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
     os.replace(draft, path)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are not JSON: null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _finite(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _plain(value: Any) -> str:
-    return str(value)

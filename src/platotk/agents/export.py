@@ -169,7 +169,6 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
                 # Traced, not by dynamo: one file without external data, in a tenth of the time.
                 dynamo=False,
             )
-            _add_margins(policy, network, recording)
     except AgentError:
         raise
     except Exception as error:
@@ -177,6 +176,8 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
             f"{type(policy.module).__name__} cannot be traced to ONNX: {type(error).__name__}: {error}",
             hint="Its _forward_inference must be made of torch operations alone, without branches on values.",
         ) from error
+    with torch.no_grad():
+        _add_margins(policy, network, recording)
     state = [{"input": a, "output": b, "shape": list(shape)} for a, b, shape in network.state]
     entries = {"inputs": network.input_names, "outputs": network.actions, "state": state, "opset": OPSET}
     return buffer.getvalue(), entries
@@ -184,8 +185,6 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
 
 def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -> None:
     """Per row: the gap between the two best choices, or the distance of a rounded number to the rounding edge."""
-    import torch
-
     rounding = policy.adapter.rounding_margins
     if network.state:
         state = _zeros(network.state, 1)
@@ -196,11 +195,10 @@ def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -
                 min(network.margins(scores)[0], rounding(_continuous(network, scores))[0])
             )
         return
-    with torch.no_grad():
-        scores, _ = network.scores(*_parts(recording["encoded"]))
-        edges = rounding(_continuous(network, scores))
-        for row, gap, edge in zip(recording["rows"], network.margins(scores), edges, strict=True):
-            row["margin"] = _finite(min(gap, edge))
+    scores, _ = network.scores(*_parts(recording["encoded"]))
+    edges = rounding(_continuous(network, scores))
+    for row, gap, edge in zip(recording["rows"], network.margins(scores), edges, strict=True):
+        row["margin"] = _finite(min(gap, edge))
 
 
 def _continuous(network: Any, scores: Any) -> Any:

@@ -45,7 +45,8 @@ def save(algo: Algorithm, run_path: Path, iteration: int, *, extra: dict[str, An
         algo: The algorithm, between two calls of `train()`.
         run_path: The run's folder.
         iteration: What the checkpoint is named by; a valid one that is there already is left as it is.
-        extra: The run's own counters, JSON; `restore` gives them back.
+        extra: The run's own counters, JSON; `restore` gives them back. `not_kept` is added to them: what the
+            checkpoint lacks, in words.
 
     Returns:
         The checkpoint's folder.
@@ -69,6 +70,7 @@ def save(algo: Algorithm, run_path: Path, iteration: int, *, extra: dict[str, An
         np.savez(folder / LEFT_OUT_ARRAYS, allow_pickle=False, **arrays)
         _write_json(folder / LEFT_OUT, meta)
         about = {**extra, "iteration": iteration, "algorithm": type(algo).__name__, "saved": _now()}
+        about["not_kept"] = meta["notes"]
         _write_json(folder / EXTRA, about)
 
     return publish(run_path, iteration, write)

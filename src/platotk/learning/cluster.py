@@ -61,14 +61,18 @@ class RayStart:
                 self._is_ours = True
             import ray.rllib.algorithms.ppo  # noqa: F401 - loaded here, beside the rest, because it is slow
 
-            # RLlib greets every new algorithm with a paragraph on its API stacks; errors still come through.
-            logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+            quiet_rllib()
         except BaseException as error:
             self._error = error
         self._is_up.set()
         # Ray's processes ask the kernel to end them with their parent (PR_SET_PDEATHSIG), and to the kernel the parent is
         # the thread that started them: this one must live as long as they should.
         self._may_end.wait()
+
+
+def quiet_rllib() -> None:
+    """Keep RLlib's greetings (API stacks, deprecations of its own making) off the screen; errors still come through."""
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
 
 
 def limit_threads(observation_space: Any) -> None:

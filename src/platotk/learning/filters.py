@@ -27,6 +27,7 @@ from .encoders import VECTOR
 
 EPS = 1e-8
 CLIP = 10.0
+FREEZE_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -210,9 +211,6 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         sources = _sources(state)
         if state["epoch"] != self._epoch:
             self._start(state["epoch"])
-        elif self._name not in sources:
-            # Nobody gathers what this filter sees (evaluation), or a copy of it is still under way.
-            self._begin_source()
         mine = sources.pop(self._name, None)
         if mine is not None and mine.count > self._own.count:
             self._own = mine
@@ -288,6 +286,27 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
                 f"{len(state['numeric'])}, now {now} in {self._numeric.size}.",
                 hint="The sim's observation space has changed since: train a new run.",
             )
+
+
+def share_filters(*, algorithm: Any, **_: Any) -> None:
+    """Callback for `on_evaluate_start`: evaluation sees through the training's filters and teaches them nothing.
+
+    RLlib 2.60 brings connector states to remote evaluation runners only; with `evaluation_num_env_runners: 0`
+    they would stay as they were built. And an evaluation that explores would go on learning.
+    """
+    group = algorithm.eval_env_runner_group
+    if group is None:
+        return
+    group.foreach_env_runner(_freeze, timeout_seconds=FREEZE_TIMEOUT_S)
+    runner, training = group.local_env_runner, algorithm.env_runner
+    if runner is not None:
+        source = algorithm.env_to_module_connector if training is None else training._env_to_module
+        runner._env_to_module.set_state(source.get_state())
+
+
+def _freeze(runner: Any) -> None:
+    for piece in runner._env_to_module[NumericFilter]:
+        piece._update_stats = False
 
 
 def _sources(state: Mapping[str, Any]) -> dict[str, Moments]:

@@ -328,10 +328,10 @@ def _raise_learning_starts(algo: Algorithm, value: int | None) -> None:
 
 
 def _settle_learner(learner: Any) -> bool:
-    """Wait until the learner's thread has an empty queue and waits for more."""
-    thread = getattr(learner, "_learner_thread", None)
-    if thread is None or not thread.is_alive():
+    """Wait until the learner's threads have empty queues and wait for more."""
+    if getattr(learner, "_learner_thread", None) is None:
         return True
+    threads = [learner._learner_thread, *getattr(learner, "_gpu_loader_threads", [])]
     queues = [learner._gpu_loader_in_queue, learner._learner_thread_in_queue]
     deadline = time.monotonic() + SETTLE_LIMIT_S
     num_idle = 0
@@ -339,23 +339,26 @@ def _settle_learner(learner: Any) -> bool:
     while num_idle < 5:
         if time.monotonic() > deadline:
             return False
-        is_idle = all(queue.qsize() == 0 for queue in queues) and not _is_updating(thread)
+        is_idle = all(queue.qsize() == 0 for queue in queues) and not any(map(_is_busy, threads))
         num_idle = num_idle + 1 if is_idle else 0
         time.sleep(0.002)
     return True
 
 
-def _is_updating(thread: Any) -> bool:
-    """Whether a learner thread is anywhere but in its queue's `get`; APPO's queue keeps no count itself."""
+def _is_busy(thread: Any) -> bool:
+    """Whether a thread is anywhere but in its queue's `get`; APPO's does not count what it gave out."""
     frame = sys._current_frames().get(thread.ident)
+    if frame is None:
+        return False
     while frame is not None:
+        caller = frame.f_back
         if (
-            frame.f_code.co_name == "get"
-            and frame.f_back is not None
-            and frame.f_back.f_code.co_name == "step"
+            caller is not None
+            and frame.f_code.co_name == "get"
+            and caller.f_code.co_name in ("step", "_step")
         ):
             return False
-        frame = frame.f_back
+        frame = caller
     return True
 
 

@@ -134,7 +134,8 @@ class MaskedQ(_Masked):
     def _forward_exploration(self, batch: dict[str, Any], t: int) -> dict[str, Any]:
         """Epsilon-greedy among the allowed actions, one coin per row.
 
-        RLlib's own never draws an action whose value is exactly 0, and mixes up rows that have a time dimension.
+        RLlib's own never draws an action whose value is exactly 0, and mixes up rows that have a time
+        dimension.
         """
         output: dict[str, Any] = self._forward_inference(batch)
         self.epsilon_schedule.update(t)

@@ -17,6 +17,7 @@ from ..errors import AgentError, CheckpointError
 from ..run import Run
 from ..spaces import Adapter
 from . import checkpoints
+from .cluster import quiet_rllib
 
 # An episode object keeps every step; only the memory of the last few is needed to act.
 MAX_EPISODE_ROWS = 64
@@ -44,12 +45,11 @@ def load_policy(run: Run, checkpoint: str | int | Path = "best") -> RLlibPolicy:
 
 def open_policy(path: Path, adapter: Adapter) -> RLlibPolicy:
     """The policy of one checkpoint folder, without looking at its manifest (training has just written it)."""
-    import torch
     from ray.rllib.connectors.env_to_module import EnvToModulePipeline
     from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
     from ray.rllib.core.rl_module.rl_module import RLModule
 
-    del torch  # imported for its own sake: RLlib's framework check wants it there first
+    quiet_rllib()
     saved = path / "rllib"
     env_runner = saved / "env_runner" if (saved / "env_runner").is_dir() else saved
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 MAX_REPLAY_BYTES = 512 * 1024**2
@@ -48,7 +49,7 @@ def buffer_state(buffer: Any) -> dict[str, Any]:
     if _is_multi_agent(buffer):
         state: dict[str, Any] = buffer.get_state()
     else:
-        spaces: list[Any] = []
+        spaces = _Spaces()
         # RLlib's own episode state repeats both spaces in each episode, and again in each column.
         episodes = buffer.episodes
         try:
@@ -57,7 +58,7 @@ def buffer_state(buffer: Any) -> dict[str, Any]:
         finally:
             buffer.episodes = episodes
         state["episodes"] = [_episode_state(episode, spaces) for episode in episodes]
-        state["spaces"] = [_space_to_dict(space) for space in spaces]
+        state["spaces"] = [_space_to_dict(space) for space in spaces.different]
     state["class"] = type(buffer).__name__
     state["rng"] = buffer.rng.bit_generator.state
     return state
@@ -95,14 +96,37 @@ def _is_multi_agent(buffer: Any) -> bool:
     return isinstance(buffer, MultiAgentEpisodeReplayBuffer)
 
 
-def _episode_state(episode: Any, spaces: list[Any]) -> dict[str, Any]:
-    columns = {name: _column_state(getattr(episode, name)) for name in COLUMNS}
-    outputs = {name: _column_state(column) for name, column in episode.extra_model_outputs.items()}
+class _Spaces:
+    """A table of different spaces: each episode has copies of its own of the same few."""
+
+    def __init__(self) -> None:
+        self.different: list[Any] = []
+        self._by_bounds: dict[Any, int] = {}
+
+    def index(self, space: Any) -> int | None:
+        """The number of a space in the table."""
+        if space is None:
+            return None
+        if isinstance(space, gym.spaces.Box):
+            # Box's == compares within a tolerance, and is slow.
+            bounds = (space.shape, space.dtype, space.low.tobytes(), space.high.tobytes())
+            index = self._by_bounds.setdefault(bounds, len(self.different))
+        else:
+            known = (index for index, other in enumerate(self.different) if other == space)
+            index = next(known, len(self.different))
+        if index == len(self.different):
+            self.different.append(space)
+        return index
+
+
+def _episode_state(episode: Any, spaces: _Spaces) -> dict[str, Any]:
+    columns = {name: _column_state(getattr(episode, name), spaces) for name in COLUMNS}
+    outputs = {name: _column_state(column, spaces) for name, column in episode.extra_model_outputs.items()}
     return {
         **{name: getattr(episode, name) for name in PLAIN},
         "columns": columns,
         "outputs": outputs,
-        "spaces": (_index(episode.observation_space, spaces), _index(episode.action_space, spaces)),
+        "spaces": (spaces.index(episode.observation_space), spaces.index(episode.action_space)),
         "custom_data": episode.custom_data,
     }
 
@@ -120,26 +144,23 @@ def _episode(saved: dict[str, Any], spaces: list[Any]) -> Any:
     }
     episode = SingleAgentEpisode.from_state(state)
     observation, action = saved["spaces"]
-    if observation is not None:
-        episode.observation_space = spaces[observation]
-    if action is not None:
-        episode.action_space = spaces[action]
+    episode._observation_space = None if observation is None else spaces[observation]
+    episode._action_space = None if action is None else spaces[action]
+    columns = {**{name: getattr(episode, name) for name in COLUMNS}, **episode.extra_model_outputs}
+    for name, column in {**saved["columns"], **saved["outputs"]}.items():
+        if column["space_index"] is not None:
+            columns[name].space = spaces[column["space_index"]]
     return episode
 
 
-def _column_state(column: Any) -> dict[str, Any]:
-    return {"data": column.data, "lookback": column.lookback, "finalized": column.finalized, "space": None}
-
-
-def _index(space: Any, spaces: list[Any]) -> int | None:
-    """The number of a space in the table; equal spaces are one entry."""
-    if space is None:
-        return None
-    for index, known in enumerate(spaces):
-        if known is space or known == space:
-            return index
-    spaces.append(space)
-    return len(spaces) - 1
+def _column_state(column: Any, spaces: _Spaces) -> dict[str, Any]:
+    return {
+        "data": column.data,
+        "lookback": column.lookback,
+        "finalized": column.finalized,
+        "space": None,
+        "space_index": spaces.index(column.space),
+    }
 
 
 def _space_to_dict(space: Any) -> Any:

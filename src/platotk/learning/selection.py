@@ -54,9 +54,9 @@ class Selection:
         else:
             value, by, episodes = line["return_mean"], "training", 0
         best = checkpoints.best(self._run.path)
-        # Judged in two ways, two checkpoints cannot be compared: the newer one wins.
+        # Judged in two ways, two checkpoints cannot be compared: the newer one wins, as it does between equals.
         is_comparable = best is not None and best["by"] == by
-        if value is not None and (best is None or not is_comparable or value > best["return_mean"]):
+        if value is not None and (best is None or not is_comparable or value >= best["return_mean"]):
             checkpoints.set_best(self._run.path, path, value, by, episodes)
 
     def protected(self) -> set[Path]:

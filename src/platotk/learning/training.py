@@ -207,7 +207,7 @@ class _Loop:
 
     def play(self) -> Run:
         """Build, restore, iterate, and leave the run in a state that tells what happened."""
-        trackers = Trackers(self.project, self.run)
+        trackers = Trackers(self.project, self.run, self.tell)
         status, reason, error = "failed", None, None
         self.run.update(status="running", started=_now(), ended=None, reason=None, error=None)
         try:

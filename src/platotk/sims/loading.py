@@ -72,7 +72,7 @@ class SimSpec:
             sim = self._make_registered(creator)
         else:
             _refuse_misfit(self, creator, self.config, allowed=())
-            sim = creator(**copy.deepcopy(self.config))
+            sim = creator(**_own_copy(self.config))
         if sim is None:
             raise SimError(f"sim: {self.label} returned None, not an environment", hint="Add: return env")
         return sim  # type: ignore[no-any-return]
@@ -116,7 +116,7 @@ class SimSpec:
             config = {**registered.kwargs, **self.config}
             _refuse_misfit(self, creator, config, allowed=("max_episode_steps", "render_mode"))
         try:
-            return gymnasium.make(registered, disable_env_checker=True, **copy.deepcopy(self.config))
+            return gymnasium.make(registered, disable_env_checker=True, **_own_copy(self.config))
         except gymnasium.error.DependencyNotInstalled as error:
             raise SimError(f"sim: {self.target} needs a package that is not installed: {error}") from error
 
@@ -137,6 +137,17 @@ def _rebuild(import_path: list[str], state: bytes) -> SimSpec:
     known = {os.path.abspath(entry) for entry in sys.path}
     sys.path.extend(entry for entry in import_path if entry not in known and os.path.exists(entry))
     return SimSpec(*pickle.loads(state))
+
+
+def _own_copy(config: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy; what cannot be copied (a lock, a connection) is shared."""
+    copied = {}
+    for key, value in config.items():
+        try:
+            copied[key] = copy.deepcopy(value)
+        except Exception:
+            copied[key] = value
+    return copied
 
 
 def load_attribute(target: str, root: Path) -> Any:

@@ -10,6 +10,7 @@ seed, so that a seeded sim can fail for ever at the same step; that is why this 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import math
@@ -258,6 +259,8 @@ class _Watchdog:
         if is_free and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
             signal.signal(signal.SIGALRM, self._tick)
             signal.setitimer(signal.ITIMER_REAL, self.TICK_S, self.TICK_S)
+            # Python restores default handlers while it exits, and SIGALRM's default is to kill.
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
     def _tick(self, *_: Any) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:

@@ -109,6 +109,14 @@ class Decoding:
             batch = len(actions)
         return self._assemble(*self._parts(actions, batch)) if batch else []
 
+    def rounding_margins(self, numbers: Array) -> Array:
+        """Per row of the encoded continuous numbers (B, k), how far the nearest rounding edge is."""
+        margins = np.full(len(numbers), np.inf)
+        for column, part in self._columns:
+            if isinstance(column, Continuous):
+                margins = np.minimum(margins, column.rounding_margins(numbers[:, part]))
+        return margins
+
     def _fit(self, algorithm: str, boxes: Mapping[str, Space]) -> tuple[int, ...]:
         """The choices as this algorithm takes them.
 

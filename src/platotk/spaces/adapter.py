@@ -164,6 +164,12 @@ class Adapter:
         """Many actions: arrays with a leading axis B, or a list of encoded actions."""
         return self._decoding.decode_batch(actions)
 
+    def rounding_margins(self, numbers: Array) -> Array:
+        """How decided rounded actions are: per row of encoded continuous numbers (B, k), the distance in the sim's own
+        units to where an integer would flip; inf where nothing is rounded.
+        """
+        return self._decoding.rounding_margins(np.asarray(numbers, dtype=np.float64))
+
     def encode_mask(self, mask: Any) -> Array:
         """A mask in any form that a sim gives, as float32 (num_logits,); None allows everything.
 

@@ -79,6 +79,24 @@ class Continuous:
         cast = scaled.astype(self.dtype).reshape(len(given), *self.shape)
         return [np.asarray(value) for value in np.minimum(np.maximum(cast, self.space.low), self.space.high)]
 
+    def rounding_margins(self, given: Array) -> Array:
+        """Per row of (B, size), how far its numbers are from where rounding would flip; inf where nothing is rounded."""
+        if self.space.dtype.kind == "f" or not self.size:
+            return np.full(len(given), np.inf)
+        scaled = self._scaled(given)
+        margins: Array = np.abs(scaled - np.floor(scaled) - 0.5).min(axis=1)
+        return margins
+
+    def _scaled(self, given: Array) -> Array:
+        """In the units of the leaf, not yet rounded or clipped to the bounds."""
+        largest = 1.0 if self.squashed else _LARGEST
+        given = np.clip(given, -largest, largest)
+        part = (given + 1.0) * 0.5
+        scaled: Array = self._from * (1.0 - part) + self._to * part
+        if self._is_free.any():
+            scaled[:, self._is_free] = given[:, self._is_free] * self._reach
+        return scaled
+
     def _how(self, below: Array, above: Array) -> str:
         count = f"{self.size} number{'' if self.size == 1 else 's'}"
         if self._is_free.all() and self.size:

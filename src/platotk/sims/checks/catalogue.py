@@ -1,7 +1,7 @@
-"""The catalogue of everything `plato check` can find: its severity, what it means, and the code that cures it.
+"""The catalogue of what `plato check` can find: severity, meaning, and the code that cures it.
 
-Findings take their severity and cure from here unless a check knows better; the table in docs/learn/check.md is
-made from it by `python -m platotk.sims.checks.catalogue`.
+Findings take their severity and cure from here unless a check knows better; the table in
+docs/learn/check.md is made from it by `python -m platotk.sims.checks.catalogue`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "hides-module",
         "error",
-        "A file next to plato.yaml has the name of a module that training needs, and would be imported instead.",
+        "A file next to plato.yaml has the name of a module that training needs, and hides it.",
         "Rename the file.",
     ),
     (
@@ -90,7 +90,7 @@ CHECKS: dict[str, Check] = _catalogue(
         "hangs",
         "error",
         "A call of the sim did not return in time.",
-        "connection.settimeout(5.0)   # bound every wait; raise when it runs out, and the sim is started again",
+        "connection.settimeout(5.0)   # bound every wait: a sim that raises is started again",
     ),
     (
         "crashes",
@@ -163,7 +163,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "action-range",
         "warning",
-        "An action is bounded, but so widely that exploring it is hopeless; training scales -1..1 to the bounds.",
+        "An action's bounds are so wide that exploring them is hopeless (-1..1 is scaled to them).",
         "self.action_space = gymnasium.spaces.Box(-1.0, 1.0, shape, np.float32)   # the range that matters",
     ),
     (
@@ -254,8 +254,8 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "observation-bounds",
         "warning",
-        "Values outside the bounds of the space were really visited. For a choice (Discrete ...) it is an error.",
-        "self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)   # or the true bounds",
+        "Values outside the bounds of the space were visited. For a choice (Discrete ...) an error.",
+        "self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape)   # or the true bounds",
     ),
     (
         "observation-not-finite",
@@ -285,7 +285,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "time-limit-terminated",
         "warning",
-        "Episodes seem to be ended by a time limit, reported as terminated: the agent learns that nothing comes after.",
+        "Episodes seem to end by a time limit, reported as terminated: as if nothing came after.",
         "truncated = self.num_steps >= self.max_steps   # and terminated for real ends only",
     ),
     (
@@ -303,7 +303,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "step-after-end",
         "note",
-        "After the end of an episode, another step() goes on as if nothing had happened. Training never does that.",
+        "After the end of an episode, step() goes on as if nothing had happened. Training never asks it to.",
         None,
     ),
     (
@@ -343,7 +343,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "start-repeats",
         "warning",
-        "Seeds give different starts, but reset() without a seed always gives the same one, so that training only sees that.",
+        "reset() without a seed always gives the same start, so that training sees only that one.",
         "super().reset(seed=seed)   # and self.np_random: a new seed only when one is given",
     ),
     ("seed-no-effect", "note", "Every seed gives the same episode: the sim is deterministic.", None),
@@ -385,7 +385,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "resources",
         "error",
-        "The project asks for more CPUs or GPUs than this machine has (a warning when other backends are set up).",
+        "More CPUs or GPUs are asked for than this machine has (a warning when there are backends).",
         "env_runners: {num_env_runners: auto}",
     ),
     (

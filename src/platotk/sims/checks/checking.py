@@ -1,7 +1,7 @@
 """`check(project)`: every check there is, in processes that may die, within a time limit.
 
-The sim is tried in a worker process. When it hangs or dies there, that is a finding, and a fresh worker goes on with
-what can still be checked. What concerns RLlib and this machine is checked beside it.
+The sim is tried in a worker process. When it hangs or dies there, that is a finding, and a fresh worker
+goes on with what can still be checked. What concerns RLlib and this machine is checked beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def check(project: Project, *, time_limit_s: float = 60.0, probe_steps: int | No
         project: The project.
         time_limit_s: Seconds for the whole check. One call of the sim may take a quarter of it, and no longer
             than the project's `step_timeout_s`.
-        probe_steps: Random steps to play; None plays 2,000, or two episodes of `max_episode_steps` up to 5,000.
+        probe_steps: Random steps to play; None plays 2,000, or two episodes of `max_episode_steps` up to
+        5,000.
 
     Returns:
         Errors first, then warnings, then notes.
@@ -164,7 +165,9 @@ def _about_printing(num_bytes: int, num_calls: int, tail: str) -> list[Finding]:
     if num_bytes < 10_000 or per_step < 20:
         return []
     last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-    message = f"the sim printed {num_bytes:,} bytes in {num_calls:,} steps ({per_step:,.0f} a step), such as: {last:.80}"
+    message = (
+        f"the sim printed {num_bytes:,} bytes in {num_calls:,} steps ({per_step:,.0f} a step): {last:.80}"
+    )
     return [finding("prints", message)]
 
 
@@ -173,9 +176,10 @@ def _about_speed(measured: dict[str, Any]) -> list[Finding]:
     if not steps_per_s:
         return []
     reset_ms = measured.get("reset_ms")
-    message = f"{steps_per_s:,.3g} steps/s in one process, {1e3 / steps_per_s:,.3g} ms a step"
+    rate = f"{steps_per_s:,.0f}" if steps_per_s >= 10 else f"{steps_per_s:.2g}"
+    message = f"{rate} steps/s in one process, {1e3 / steps_per_s:.3g} ms a step"
     if reset_ms is not None:
-        message += f", {reset_ms:,.3g} ms a reset"
+        message += f", {reset_ms:.3g} ms a reset"
     findings = [finding("speed", f"{message} ({measured['num_steps']:,} random steps)")]
     if steps_per_s < SLOW_STEPS_PER_S:
         hours = 100_000 / steps_per_s / 3600

@@ -29,7 +29,8 @@ def check_resources(project: Project) -> list[Finding]:
     findings = []
     has_cpus, has_gpus = os.cpu_count() or 1, num_gpus()
     if cpus > has_cpus:
-        message = f"{num_runners:g} env runners and {num_learners:g} learners need {cpus:g} CPUs; this machine has {has_cpus}"
+        asked = f"{num_runners:g} env runners and {num_learners:g} learners need {cpus:g} CPUs"
+        message = f"{asked}; this machine has {has_cpus}"
         where = project.where("env_runners.num_env_runners" if num_runners else "learners.num_learners")
         findings.append(finding("resources", message, where=where, severity=severity))
     if gpus > has_gpus:

@@ -1,6 +1,7 @@
 """Looking at observations, leaf by leaf: kind, dtype, shape, bounds really visited, NaN, reuse, constancy.
 
-`Observed.see` takes each observation as the sim gave it; `Observed.conclude` reports what only shows over many.
+`Observed.see` takes each observation as the sim gave it; `Observed.conclude` reports what only shows over
+many.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Observed:
                 self._conclude_constant(path, leaf)
 
     def _walk(self, space: Any, value: Any, path: str, where: str | None) -> Iterator[tuple[str, Any, Any]]:
-        """Leaves as (path, space, value); where the structure is wrong, (path, None, None) after counting it."""
+        """Leaves as (path, space, value); where the structure is wrong, (path, None, None)."""
         if isinstance(space, spaces.Dict):
             if not isinstance(value, Mapping):
                 wrong = (
@@ -128,8 +129,8 @@ class Observed:
             element = f"[{at}]" if array.ndim else ""
             trial.count("observation-not-finite", path, f"{path}{element} is {bad}", where=where)
             return False
-        self._see_range(leaf, array)
-        return True
+        # A Box takes what lies outside; a choice that does not exist cannot be encoded.
+        return self._see_range(leaf, array) or isinstance(space, spaces.Box)
 
     def _see_type(
         self, path: str, leaf: _Leaf, value: Any, array: Any, is_reset: bool, where: str | None
@@ -158,7 +159,7 @@ class Observed:
             cure = f"obs = np.array(obs, dtype=np.{space.dtype})"
             self._trial.count("observation-dtype", path, message, where=where, cure=cure)
 
-    def _see_range(self, leaf: _Leaf, array: Any) -> None:
+    def _see_range(self, leaf: _Leaf, array: Any) -> bool:
         leaf.num_seen += 1
         if leaf.low is None:
             leaf.low, leaf.high = np.array(array), np.array(array)
@@ -166,8 +167,9 @@ class Observed:
             leaf.low = np.minimum(leaf.low, array)
             leaf.high = np.maximum(leaf.high, array)
         low, high = _bounds(leaf.space)
-        if ((array < low) | (array > high)).any():
-            leaf.num_outside += 1
+        is_inside = not ((array < low) | (array > high)).any()
+        leaf.num_outside += not is_inside
+        return is_inside
 
     def _see_reuse(self, path: str, leaf: _Leaf, value: Any) -> None:
         """Whether the array returned before was changed since."""
@@ -200,7 +202,8 @@ class Observed:
         at = int(np.argmax(beyond))
         element = f"{path}[{at}]" if leaf.space.shape else path
         message = (
-            f"{element}: {seen_low[at]:g} to {seen_high[at]:g} was visited, the space says {low[at]:g} to {high[at]:g} "
+            f"{element}: {seen_low[at]:g} to {seen_high[at]:g} was visited, "
+            f"the space says {low[at]:g} to {high[at]:g} "
             f"({leaf.num_outside:,} of {leaf.num_seen:,} observations)"
         )
         if isinstance(leaf.space, spaces.Box):

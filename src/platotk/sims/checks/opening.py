@@ -1,10 +1,12 @@
-"""The first look at a sim: can it be imported and made, has it the right methods and spaces, can they be learned from.
+"""The first look at a sim: can it be made, are its methods and spaces right, can it be learned from.
 
-Each function is one phase of a check; `load` and `construct` stop the check when they fail, for nothing can follow.
+Each function is one phase of a check; `load` and `construct` stop the check when they fail, for nothing can
+follow.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,18 +54,15 @@ def load(trial: Trial) -> None:
     try:
         trial.creator = trial.load()
     except SimError as error:
-        trial.found("not-found", error.message, where=spec.locations.get(""), cure=error.hint)
+        _report_not_found(trial, error)
         raise Stop from None
     except (Exception, SystemExit) as error:
         message = f"{spec.label}: importing it raised {type(error).__name__}: {error}"
         if isinstance(error, SystemExit):
             trial.found("exits", message, where=trial.places.raised(error.__traceback__))
         else:
-            trial.found(
-                "import-fails",
-                message,
-                where=_syntax_place(error) or trial.places.raised(error.__traceback__),
-            )
+            where = _syntax_place(error) or trial.places.raised(error.__traceback__)
+            trial.found("import-fails", message, where=where, cure=_import_cure(spec.target, error))
         raise Stop from None
 
 
@@ -77,7 +76,7 @@ def construct(trial: Trial) -> None:
     try:
         trial.sim = trial.make()
     except SimError as error:
-        trial.found("not-found", error.message, where=spec.locations.get(""), cure=error.hint)
+        _report_not_found(trial, error)
         raise Stop from None
     except SystemExit as error:
         message = f"the constructor called sys.exit({error.code!r})"
@@ -124,7 +123,7 @@ def api(trial: Trial) -> None:
 
 
 def adopt_mask(trial: Trial, info: Any) -> None:
-    """Take the mask of `info` into account when there is one and the project leaves it open, as training does."""
+    """Use the mask of `info` when there is one and the project leaves it open, as training does."""
     adapter = trial.adapter
     if adapter is None or adapter.mask_source is not None or trial.request.action_mask is not None:
         return
@@ -137,6 +136,21 @@ def adopt_mask(trial: Trial, info: Any) -> None:
             action_scale=request.action_scale,
             action_mask="info",
         )
+
+
+def _report_not_found(trial: Trial, error: SimError) -> None:
+    where, message = trial.request.spec.locations.get(""), error.message
+    placed = re.match(r"(\S+:\d+): (.*)", message, re.DOTALL)
+    if placed:
+        where, message = placed[1], placed[2]
+    trial.found("not-found", message, where=where, cure=error.hint)
+
+
+def _import_cure(target: Any, error: BaseException) -> str | None:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"pip install {error.name.split('.')[0]}   # or correct the import"
+    module = target.partition(":")[0] if isinstance(target, str) and ":" in target else None
+    return f"python -c 'import {module}'   # until it is quiet" if module else None
 
 
 def _check_hidden(trial: Trial, root: Path | None) -> None:
@@ -212,7 +226,7 @@ def _check_action_bounds(trial: Trial, space: Any, path: str = "action") -> None
 
 
 def _adapt(trial: Trial) -> None:
-    """Make the adapter that training would make; when it is refused, one of another algorithm to go on with."""
+    """Make the adapter of the project; when it is refused, one of another algorithm to go on with."""
     sim, request = trial.sim, trial.request
     spaces = (sim.observation_space, sim.action_space)
     try:

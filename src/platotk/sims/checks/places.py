@@ -11,6 +11,7 @@ import os
 import re
 import sysconfig
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +39,9 @@ class Places:
 
     def method(self, name: str) -> str | None:
         """Where a method is defined; when it is not, where the class is."""
+        return self._once(f"def {name}", lambda: self._definition(name))
+
+    def _definition(self, name: str) -> str | None:
         for owner in self._classes:
             function = vars(owner).get(name)
             if function is not None:
@@ -56,10 +60,7 @@ class Places:
 
     def returns(self, method: str) -> str | None:
         """Where a method returns (its last `return`)."""
-        # Asked at every step, and reading source is slow.
-        if method not in self._found:
-            self._found[method] = self._last_return(method)
-        return self._found[method]
+        return self._once(f"return {method}", lambda: self._last_return(method))
 
     def _last_return(self, method: str) -> str | None:
         for owner in self._classes:
@@ -97,6 +98,12 @@ class Places:
                 return self._place(file, line)
         outside = [(file, line) for file, line in frames if not file.startswith((_OURS, "<"))]
         return self._place(*outside[0]) if outside else None
+
+    def _once(self, key: str, find: Callable[[], str | None]) -> str | None:
+        """What `find` gives, remembered: places are asked for at every step, and reading source is slow."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
 
     def _place(self, file: str, line: int) -> str:
         return f"{shown(file, self._root)}:{line}"

@@ -1,7 +1,8 @@
 """Playing random episodes: what reset() and step() return, and what episodes and rewards look like.
 
-`play` is the longest phase of a check. It goes on after every problem that can be gone on after: an old four-value
-step is understood, an episode whose step raised is given up and the sim made anew, as training does.
+`play` is the longest phase of a check. It goes on after every problem that can be gone on after: an old
+four-value step is understood, an episode whose step raised is given up and the sim made anew, as training
+does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Failed(Exception):
 
 @dataclass
 class Episode:
-    """One episode: how long, how much, how it ended (`terminated`, `truncated`, or `` when it was broken off)."""
+    """One episode: length, return, and its end: terminated, truncated, limit, or empty when broken off."""
 
     length: int = 0
     return_: float = 0.0

@@ -1,8 +1,8 @@
 """A sim on trial: every call to it is timed, marked for the watcher outside, and its errors are collected.
 
-`Trial` is what the checks inside the worker process share: the sim, its spaces, its adapter, a source of random
-actions, and the way to report. The progress of each call is written to shared memory, so that the parent process
-can tell which step of which call a sim hangs or dies in.
+`Trial` is what the checks inside the worker process share: the sim, its spaces, its adapter, a source of
+random actions, and the way to report. The progress of each call is written to shared memory, so that the
+parent process can tell which step of which call a sim hangs or dies in.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the worker was doing: since when (monotonic seconds, 0 when in no call), in which call, which step."""
+    """What the worker was doing: since when (monotonic seconds, 0: in no call), in which call, which step."""
 
     since: float
     call: str

@@ -95,6 +95,8 @@ def watch(
                 outcome.waited_s = time.monotonic() - (outcome.progress.since or time.monotonic())
                 if outcome.how in ("hang", "late") and hasattr(signal, "SIGUSR1"):
                     _ask_for_stack(process, stack)
+                if outcome.how == "done":
+                    _let_end(process, printed)
             finally:
                 process.kill()
         stack.seek(0)
@@ -113,7 +115,8 @@ def _spawn(request: Request, payload: bytes | None, fds: tuple[int, ...], output
     source = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "platotk.sims.checks.worker", *map(str, fds)],
+        # Unbuffered, so that the last lines before a crash are not lost.
+        [sys.executable, "-u", "-m", "platotk.sims.checks.worker", *map(str, fds)],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
@@ -272,8 +275,16 @@ def _overdue(
     return None
 
 
+def _let_end(process: _Process, printed: IO[bytes], patience_s: float = 1.0) -> None:
+    """Give a worker that is done the time to end by itself (the sim's own clean-up at exit)."""
+    until = time.monotonic() + patience_s
+    while process.poll() is None and time.monotonic() < until:
+        _read(printed)
+        time.sleep(0.01)
+
+
 def _ask_for_stack(process: _Process, stack: IO[bytes]) -> None:
-    """Let the worker write its Python stack; works in C code too, for it is the signal handler that writes."""
+    """Let the worker write its Python stack; works in C code too, as the signal handler itself writes."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGUSR1)
     for _ in range(20):

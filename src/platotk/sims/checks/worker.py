@@ -1,8 +1,8 @@
 """The process in which a sim is checked: it may hang, crash or exit here without harm.
 
-Started by watching.py as `python -m platotk.sims.checks.worker EVENTS MEMORY STACK` with a pickled `Request` on
-standard input. It writes one JSON object per line to the file descriptor EVENTS, its progress to the shared memory
-of MEMORY, and its Python stack to STACK when it dies or is asked to.
+Started by watching.py as `python -m platotk.sims.checks.worker EVENTS MEMORY STACK` with a pickled
+`Request` on standard input. It writes one JSON object per line to the file descriptor EVENTS, its progress
+to the shared memory of MEMORY, and its Python stack to STACK when it dies or is asked to.
 """
 
 from __future__ import annotations
