@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STOPPED = 75
 """Exit code of a training that was stopped and can be resumed (EX_TEMPFAIL)."""
+CURVES = "curves.html"
+"""The page with a run's learning curve, in its folder."""
 LONGEST_EXAMPLE = 60
 
 ProjectPath = Annotated[
@@ -224,11 +226,11 @@ def train(
             step_timeout_s=loaded.step_timeout_s,
         )
         raise typer.Exit(code)
-    from .learning import training
+    from .learning import curves, training
 
     with console.TrainingView() as view:
         trained = training.train(loaded, run=run, resume=resumed, on_event=view)
-        view.ended(trained, _curves([trained], trained.path))
+        view.ended(trained, curves.write_curves([trained], trained.path / CURVES))
     if as_json:
         console.json(_trained(trained))
     raise typer.Exit(STOPPED if trained.status == "stopped" else 0)
@@ -286,7 +288,7 @@ def show(run: RunRef = None, project: ProjectPath = None, as_json: AsJson = Fals
     found = _run(run, project)
     from .learning import curves
 
-    page = _curves([found], found.path)
+    page = curves.write_curves([found], found.path / CURVES)
     summary = curves.summary(found)
     if as_json:
         console.json({**summary, "page": None if page is None else str(page)})
@@ -306,7 +308,7 @@ def compare(
     found = [_run(name, project) for name in runs]
     from .learning import curves
 
-    page = _curves(found, found[0].path.parent)
+    page = curves.write_curves(found, found[0].path.parent / "compare.html")
     compared = curves.compare(found)
     if as_json:
         console.json({"runs": compared, "page": None if page is None else str(page)})
@@ -381,13 +383,6 @@ def _run(name: str | None, path: Path | None) -> Run:
     from .run import find_run
 
     return find_run(name, runs_dir=_runs_dir(path))
-
-
-def _curves(found: list[Run], folder: Path) -> Path | None:
-    """Write the page with the runs' learning curves; None where there is no curve yet."""
-    from .learning import curves
-
-    return curves.write_curves(found, folder / "curves.html")
 
 
 def _trained(run: Run) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def run(found: Run, summary: Mapping[str, Any], page: Path | None) -> None:
     """One run: its figures and where everything is."""
     people = _people()
     _say(people, found.name, "bold")
-    _pairs(people, summary, skip=("run", "path"))
+    _pairs(people, summary, skip=("run", "path", "versions"))
     _places(people, found, page)
 
 
@@ -451,14 +451,12 @@ def _places(people: Any, run: Run, page: Path | None) -> None:
 
 
 def _pairs(people: Console, values: Mapping[str, Any], skip: Sequence[str] = ()) -> None:
-    rows = {
-        label(key): figure(value)
-        for key, value in values.items()
-        if key not in skip and value not in (None, "")
-    }
-    width = max(map(len, rows), default=0)
-    for key, value in rows.items():
-        _say(people, f"  {key:<{width}}  {value}")
+    """A line for each value that says something; a list of lines goes on below its first."""
+    told = {key: value for key, value in values.items() if key not in skip and value not in (None, "", [])}
+    width = max((len(key) for key in told), default=0)
+    for key, value in told.items():
+        for at, line in enumerate(value if isinstance(value, list) else [value]):
+            _say(people, f"  {'' if at else label(key):<{width}}  {figure(line)}")
 
 
 def _status(status: str) -> Any:

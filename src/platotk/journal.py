@@ -1,11 +1,12 @@
 """The metrics journal of a run: one JSON line per iteration, steps strictly rising, never rewritten.
 
-`Journal` appends lines and, on resume, moves those past the checkpoint to `metrics.discarded.jsonl`; `read` gives
-the lines back, tolerant of a last line that a killed writer left torn.
+`Journal` appends lines and, on resume, moves those past the checkpoint to `metrics.discarded.jsonl`;
+`read` gives the lines back, tolerant of a last line that a killed writer left torn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -52,8 +53,8 @@ class Journal:
     def discard_after(self, iteration: int) -> int:
         """Move the lines past an iteration, and a torn last line, to metrics.discarded.jsonl.
 
-        May be killed at any moment and called again: each file is replaced in one step, first the one with what is
-        set aside, and a line that is there already is not written twice.
+        May be killed at any moment and called again: each file is replaced in one step, the one with
+        what is set aside first, and a line that is there already is not written twice.
 
         Returns:
             How many lines were moved.
@@ -95,7 +96,8 @@ def add_line(path: Path, line: Mapping[str, Any]) -> None:
                 rest = rest[stream.write(rest) or 0 :]
             os.fsync(stream.fileno())
         except OSError:
-            stream.truncate(size)
+            with contextlib.suppress(OSError):
+                stream.truncate(size)
             raise
 
 

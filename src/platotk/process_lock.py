@@ -1,7 +1,7 @@
-"""Which process writes a run: a lock file that one process holds at a time, and whether a process is still there.
+"""Which process writes a run: a lock file that one process holds at a time, and whether it is still there.
 
-`hold` is given the lock file and holds it; `this_process` describes this process in plain data, and `is_gone` says of
-such a description, on the same machine, whether that process has ended.
+`hold` is given the lock file and holds it; `this_process` describes this process in plain data, and `is_gone`
+says of such a description, on the same machine, whether that process has ended.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_gone(process: Any) -> bool:
-    """Whether a process that `this_process` described is known to have ended; False when it cannot be known."""
+    """Whether a process that `this_process` described is known to have ended; False when unknown."""
     if not isinstance(process, dict) or process.get("host") != socket.gethostname():
         return False
     if process.get("boot_id") != _boot_id():
@@ -80,13 +80,12 @@ def _boot_id() -> str | None:
 
 
 def _process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (field 22 of proc(5) stat); None for zombies, off Linux."""
+    """Its start in clock ticks since boot (field 22 of proc(5) stat); None for zombies and off Linux."""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    fields = text.rpartition(")")[2].split()  # the command's own name, in brackets, may hold anything
     return None if fields[0] in "ZX" else int(fields[19])
 
 

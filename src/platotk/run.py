@@ -1,7 +1,7 @@
 """A run is a folder: everything about one training, in plain files with fixed names.
 
-`create_run` makes one, `runs` lists them, `find_run` finds one by name, prefix or path, and `Run` reads and updates
-it. Light: loads neither ray nor torch.
+`create_run` makes one, `runs` lists them, `find_run` finds one by name, prefix or path, and `Run` reads and
+updates it. Light: loads neither ray nor torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .project import Project
 PACKAGES = ("platotk", "ray", "torch", "gymnasium", "numpy")
 BROKEN = "broken"
 """The status of a folder that looks like a run but whose run.json cannot be read."""
-TRACES = ("plato.yaml", "metrics.jsonl", "checkpoints")
+TRACES = ("metrics.jsonl", "checkpoints")
 """A folder with one of these looks like a run."""
 LEFTOVERS = re.compile(r"log\.txt|\..*")
 """What may lie in a folder before it becomes a run."""
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """created, running, stopped, finished or failed; interrupted (running, but its process is gone); broken."""
+        """created, running, stopped, finished, failed; interrupted (its process is gone); broken."""
         try:
             info = self.info
         except PlatoError:
@@ -121,7 +121,7 @@ class Run:
         return journal.read(self.metrics_path)
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Evaluations of this run's checkpoints, by iteration; without those that a resume went back behind."""
+        """Evaluations of this run's checkpoints, by iteration; a resume drops those it went back behind."""
         attempts = {line["iteration"]: line.get("attempt") for line in self.metrics()}
         found = {
             line["iteration"]: line

@@ -245,7 +245,8 @@ def test_a_slow_sim_is_measured_within_the_time_limit() -> None:
     findings = {one.id: one for one in check(project, time_limit_s=8.0)}
     assert time.monotonic() - began < 20.0
     assert {one.severity for one in findings.values()} == {"note"}
-    assert "take 13.9 hours" in findings["slow"].message
+    hours = float(findings["slow"].message.split("take ")[1].split(" hours")[0])
+    assert hours >= 13.9  # 100,000 half seconds; a busy machine takes longer
     assert "num_env_runners: auto" in str(findings["slow"].cure)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from platotk.project import Project
 from platotk.sims.checks import check, rllib_source
-from platotk.sims.checks.rllib import SECTIONS
+from platotk.sims.checks.rllib import SECTIONS, examine
 
 
 def test_the_algorithms_are_those_of_the_registry() -> None:
@@ -42,22 +43,38 @@ def config():
 
 def wrong():
     return 5
+
+def broken():
+    1 / 0
 """
 
 
+def test_a_function_of_the_projects_own_is_called(project_folder: Callable[..., Path]) -> None:
+    project_folder("sim: CartPole-v1\nalgorithm: train:config\ntraining: {lr: 1e-3, gama: 0.9}\n", train=OWN)
+    errors = [one for one in check(Project.load("."), time_limit_s=120.0) if one.severity == "error"]
+    assert [one.id for one in errors] == ["rllib-key"]
+    assert errors[0].message == "PPOConfig.training() takes no 'gama'"
+    assert errors[0].where == "plato.yaml:3"
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "training", "check_id", "message"),
+    ("algorithm", "sections", "check_id", "message"),
     [
-        ("train:config", "{lr: 1e-3}", None, ""),
-        ("train:config", "{gama: 0.9}", "rllib-key", "PPOConfig.training() takes no 'gama'"),
-        ("train:wrong", "{}", "rllib-algorithm", "gave int, not an AlgorithmConfig"),
-        ("train:confg", "{}", "rllib-algorithm", "has no 'confg'"),
+        ("train:config", {"training": {"lr": 1e-3}}, None, ""),
+        ("train:wrong", {}, "rllib-algorithm", "gave int, not an AlgorithmConfig"),
+        ("train:confg", {}, "rllib-algorithm", "has no 'confg'"),
+        ("train:broken", {}, "rllib-algorithm", "raised ZeroDivisionError"),
+        ("train:config", {"env_runners": {"rollout_fragment_length": -5}}, "rllib-value", "rollout_fragment"),
     ],
 )
-def test_a_function_of_the_projects_own_is_called(
-    project_folder: Callable[..., Path], algorithm: str, training: str, check_id: str | None, message: str
+def test_what_is_wrong_with_it_is_told(
+    project_folder: Callable[..., Path],
+    algorithm: str,
+    sections: dict[str, Any],
+    check_id: str | None,
+    message: str,
 ) -> None:
-    project_folder(f"sim: CartPole-v1\nalgorithm: {algorithm}\ntraining: {training}\n", train=OWN)
-    findings = [one for one in check(Project.load("."), time_limit_s=120.0) if one.severity == "error"]
-    assert [one.id for one in findings] == ([check_id] if check_id else [])
-    assert all(message in one.message for one in findings)
+    root = project_folder("sim: CartPole-v1\n", train=OWN)
+    problems = examine(algorithm, sections, root)
+    assert [one[0] for one in problems] == ([check_id] if check_id else [])
+    assert all(message in one[2] for one in problems)

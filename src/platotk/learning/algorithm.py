@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..errors import ProjectError
 from ..project import Project
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
+from .cluster import has_images
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -128,7 +130,7 @@ def build_config(
     """
     settings = settings or SimSettings()
     own_config = project.algorithm is not None and not _is_name(project.algorithm)
-    config = _user_config(project) if own_config else _default_config(project)
+    config = _user_config(project) if own_config else _default_config(project, adapter)
     name = algorithm_name(config)
     for section in SECTIONS:
         values = dict(getattr(project, section, None) or {})
@@ -197,10 +199,13 @@ def _user_config(project: Project) -> AlgorithmConfig:
     return made.copy(copy_frozen=False)
 
 
-def _default_config(project: Project) -> AlgorithmConfig:
+def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
     name, _ = choose_algorithm(project)
     config = default_config(name)
     config.training(**TRAINING_DEFAULTS.get(name, {}))
+    if name == "SAC" and adapter.nvec:
+        # RLlib's "auto" is -1 for a Discrete action, an entropy that no policy can have; half of the largest possible.
+        config.training(target_entropy=0.5 * math.log(adapter.nvec[0]))
     if name in ("SAC", "DQN"):
         config.reporting(min_sample_timesteps_per_iteration=1000, min_time_s_per_iteration=None)
     return config
@@ -251,7 +256,9 @@ def _rl_module(
     if own_config and given is None and config._model_config:
         model: Any = config._model_config
     else:
-        defaults = OFF_POLICY_MODEL if name in ("SAC", "DQN") else MODEL_DEFAULTS
+        defaults = dict(OFF_POLICY_MODEL if name in ("SAC", "DQN") else MODEL_DEFAULTS)
+        if has_images(adapter.encoded_observation_space):
+            defaults["vf_share_layers"] = True  # two CNNs would double the work
         fields = {field.name for field in dataclasses.fields(DefaultModelConfig)}
         for key in given or {}:
             if key not in fields:
@@ -331,10 +338,13 @@ def _add_sims(
         restart_failed_sub_environments=False,
         **(project.fault_tolerance or {}),
     )
-    if project.normalize_observations and config._env_to_module_connector is None and adapter.numeric.any():
-        from .filters import NumericFilter
+    # Recorded episodes do not pass the env runner's connectors, so offline algorithms learn from them as they are.
+    is_filtered = project.normalize_observations and adapter.numeric.any() and name not in OFFLINE
+    if is_filtered and config._env_to_module_connector is None:
+        from .filters import NumericFilter, share_filters
 
         config.env_runners(env_to_module_connector=partial(_make_filter, NumericFilter, adapter.numeric))
+        config.callbacks(on_evaluate_start=[*_as_list(config.callbacks_on_evaluate_start), share_filters])
 
 
 def _make_filter(kind: Callable[..., Any], numeric: Any, *_: Any, **__: Any) -> Any:

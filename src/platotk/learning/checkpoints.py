@@ -106,7 +106,7 @@ def restore(algo: Algorithm, checkpoint: Path) -> dict[str, Any]:
         )
     left_out.settle(algo)
     try:
-        algo.restore_from_path(str((checkpoint / RLLIB).resolve()))
+        _restore_rllib(algo, str((checkpoint / RLLIB).resolve()))
     except (RuntimeError, ValueError, KeyError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(
@@ -256,6 +256,16 @@ def best(run_path: Path) -> dict[str, Any] | None:
 
 class _Damaged(Exception):
     """A manifest that cannot be read."""
+
+
+def _restore_rllib(algo: Algorithm, path: str) -> None:
+    """RLlib's own restoring; that of RLlib 2.60 fails, its work done, where there are no env runners (BC, MARWIL)."""
+    from ray.rllib.utils.checkpoints import Checkpointable
+
+    if algo.env_runner_group is None:
+        Checkpointable.restore_from_path(algo, path)
+    else:
+        algo.restore_from_path(path)
 
 
 def _require_whole(folder: Path) -> None:

@@ -73,6 +73,8 @@ class RayStart:
 def quiet_rllib() -> None:
     """Keep RLlib's greetings (API stacks, deprecations of its own making) off the screen; errors still come through."""
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    # What a sim raises is logged here in full and then raised anyway.
+    logging.getLogger("ray.rllib.env.env_runner").setLevel(logging.CRITICAL)
 
 
 def limit_threads(observation_space: Any) -> None:
@@ -81,9 +83,13 @@ def limit_threads(observation_space: Any) -> None:
     """
     import torch
 
-    has_images = any(name.startswith("image_") for name in getattr(observation_space, "spaces", ()))
-    if "OMP_NUM_THREADS" not in os.environ and not has_images:
+    if "OMP_NUM_THREADS" not in os.environ and not has_images(observation_space):
         torch.set_num_threads(1)
+
+
+def has_images(observation_space: Any) -> bool:
+    """Whether an encoded observation space holds images."""
+    return any(str(name).startswith("image_") for name in getattr(observation_space, "spaces", ()))
 
 
 def require_resources(config: Any, available: Mapping[str, float]) -> None:

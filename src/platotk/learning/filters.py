@@ -289,7 +289,7 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
 
 
 def share_filters(*, algorithm: Any, **_: Any) -> None:
-    """Callback for `on_evaluate_start`: evaluation sees through the training's filters and teaches them nothing.
+    """Callback for `on_evaluate_start`: evaluation sees through the training's filters and learns nothing.
 
     RLlib 2.60 brings connector states to remote evaluation runners only; with `evaluation_num_env_runners: 0`
     they would stay as they were built. And an evaluation that explores would go on learning.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ProjectError, SimError
+from ..errors import CheckpointError, PlatoError, ProjectError, SimError
 from ..journal import Journal
 from ..project import Project
 from ..run import Run, create_run, find_run
@@ -218,9 +218,12 @@ class _Loop:
                 self._watch_learning(interrupts)
                 status, reason = self._iterate(interrupts, trackers)
         except BaseException as raised:
-            error = "".join(traceback.format_exception_only(type(raised), raised)).strip()
+            told = _told(raised)
+            error = "".join(traceback.format_exception_only(type(told), told)).strip()
             self._save_what_there_is()
-            raise
+            if told is raised:
+                raise
+            raise told from None
         finally:
             self.run.update(status=status, ended=_now(), reason=reason, error=error)
             trackers.finish(status)
@@ -380,6 +383,16 @@ class _Loop:
             self._save()
         except Exception as error:
             self.tell({"event": "warning", "text": f"the last iterations could not be saved: {error}"})
+
+
+def _told(error: BaseException) -> BaseException:
+    """Our own error inside RLlib's: it wraps what a sim raises in a bare RuntimeError."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, PlatoError):
+            return inner
+        inner = inner.__cause__
+    return error
 
 
 def _now() -> str:

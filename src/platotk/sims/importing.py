@@ -20,6 +20,8 @@ from ..errors import SimError
 
 _LOCK = threading.RLock()
 _ASIDE: dict[Path, dict[str, ModuleType]] = {}
+HIDING = sys.stdlib_module_names - {"test", "this"}
+"""Modules of Python that must not be hidden by a file of the project."""
 _NEVER_ASIDE = frozenset({"__main__", "conftest", "platotk", "setup"})
 
 
@@ -31,7 +33,7 @@ def import_from_root(name: str, root: Path) -> ModuleType:
             while it is imported passes through.
     """
     with _LOCK:
-        if name.partition(".")[0] in module_names(root) & sys.stdlib_module_names:
+        if name.partition(".")[0] in module_names(root) & HIDING:
             top = name.partition(".")[0]
             raise SimError(
                 f"{root / top}.py hides Python's own module {top!r}",

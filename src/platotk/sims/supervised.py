@@ -10,7 +10,6 @@ seed, so that a seeded sim can fail for ever at the same step; that is why this 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
 import math
@@ -36,7 +35,9 @@ FAILURE_BUDGET = 20
 """Failures a sim may have before training gives up ..."""
 STEPS_PER_REFUND = 50
 """... where this many good steps pay for one of them (so 2 % of steps may fail for ever)."""
-MAX_BACKOFF_S = 1.0
+MAX_FAILURES_IN_A_ROW = 10
+"""Without a single good step between them."""
+MAX_BACKOFF_S = 0.5
 
 
 @dataclass
@@ -150,7 +151,7 @@ class SupervisedSim:
         self._needs_seed = True
         self._budget -= 1.0
         self._host.close(kill=True)
-        if self._budget <= 0:
+        if self._budget <= 0 or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise SimError(
                 f"the sim {self._spec.label} failed {self.num_failures} times, the last time: {failure.reason}"
                 + (f"\n{failure.details.rstrip()}" if failure.details else "")
@@ -158,7 +159,7 @@ class SupervisedSim:
                 hint=f"Training survives a failure every {STEPS_PER_REFUND} steps, not more. Find the cause with: plato check",
             )
         if self._failures_in_a_row > 1:
-            time.sleep(min(0.05 * 2 ** (self._failures_in_a_row - 2), MAX_BACKOFF_S))
+            time.sleep(min(0.02 * 2 ** (self._failures_in_a_row - 2), MAX_BACKOFF_S))
 
     def close(self) -> None:
         """Close the sim; never raises."""
@@ -238,10 +239,11 @@ class SimHangs(BaseException):
 class _Watchdog:
     """Raises `SimHangs` in the main thread when a watched call runs past its deadline.
 
-    One interval timer ticks while sims run; a call only notes its deadline, which costs no system call per step.
+    A thread looks at the deadline twice a second and sends the main thread a signal when it has passed; a call only
+    notes its deadline, which costs no system call per step.
     """
 
-    TICK_S = 0.5
+    PERIOD_S = 0.5
 
     def __init__(self) -> None:
         self.deadline: float | None = None
@@ -255,17 +257,26 @@ class _Watchdog:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        is_free = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-        if is_free and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
-            signal.signal(signal.SIGALRM, self._tick)
-            signal.setitimer(signal.ITIMER_REAL, self.TICK_S, self.TICK_S)
-            # Python restores default handlers while it exits, and SIGALRM's default is to kill.
-            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL:
+            signal.signal(signal.SIGUSR2, self._interrupt)
+            ident = threading.get_ident()
+            threading.Thread(target=self._look, args=(ident,), name="sim-watchdog", daemon=True).start()
 
-    def _tick(self, *_: Any) -> None:
-        if self.deadline is not None and time.monotonic() > self.deadline:
+    def _look(self, main_thread: int) -> None:
+        while True:
+            time.sleep(self.PERIOD_S)
+            if self._is_late():
+                signal.pthread_kill(main_thread, signal.SIGUSR2)
+
+    def _interrupt(self, *_: Any) -> None:
+        if self._is_late():
             self.deadline = None
             raise SimHangs
+
+    def _is_late(self) -> bool:
+        deadline = self.deadline
+        return deadline is not None and time.monotonic() > deadline
 
 
 _watchdog = _Watchdog()

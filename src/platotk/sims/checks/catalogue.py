@@ -42,7 +42,7 @@ def table() -> str:
 
 
 def _is_code(line: str) -> bool:
-    return any(mark in line for mark in ("=", "(", ": {", "import ", "return ", "sim:"))
+    return any(mark in line for mark in ("=", "(", ": {", "import ", "return ", "   #", "..."))
 
 
 def _catalogue(*checks: tuple[str, Severity, str, str | None]) -> dict[str, Check]:

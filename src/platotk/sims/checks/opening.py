@@ -7,7 +7,6 @@ follow.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from gymnasium import spaces as gym_spaces
 
 from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import adapt, fitting
-from ..importing import module_names
+from ..importing import HIDING, module_names
 from .places import Places
 from .trial import Trial, takes_argument
 
@@ -156,7 +155,7 @@ def _import_cure(target: Any, error: BaseException) -> str | None:
 def _check_hidden(trial: Trial, root: Path | None) -> None:
     if root is None or not root.is_dir():
         return
-    for name in sorted(module_names(root) & (NEEDED_MODULES | sys.stdlib_module_names)):
+    for name in sorted(module_names(root) & (NEEDED_MODULES | HIDING)):
         if (root / "pyproject.toml").is_file() and name == "platotk":
             continue  # platotk's own source tree
         file = f"{name}.py" if (root / f"{name}.py").is_file() else f"{name}/"
