@@ -48,6 +48,7 @@ class Run:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
+        self._project: Project | None = None
 
     @property
     def name(self) -> str:
@@ -102,9 +103,18 @@ class Run:
 
     @property
     def project(self) -> Project:
-        """The resolved project of this run, with its modules where they were."""
+        """The resolved project of this run, with its modules where they were; can be set.
+
+        A run that was just trained keeps the very project it was given, whose sim may be an object that no file can hold.
+        """
+        if self._project is not None:
+            return self._project
         root = Path(self.info.get("root") or self.path)
         return Project.load(self.path / "plato.yaml", root=root if root.is_dir() else self.path)
+
+    @project.setter
+    def project(self, project: Project) -> None:
+        self._project = project
 
     @property
     def metrics_path(self) -> Path:

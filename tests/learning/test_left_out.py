@@ -18,6 +18,7 @@ import pytest
 from platotk.errors import CheckpointError
 from platotk.learning import checkpoints, left_out, replay
 from platotk.learning.packing import Packer, Unpackable, unpack
+from platotk.learning.randomness import learner_random_state, random_state, set_random_state
 
 MODULE = "default_policy"
 
@@ -273,12 +274,12 @@ def test_replay_buffer_of_another_size_is_refilled(saved: Any) -> None:
 def test_random_generators_go_on() -> None:
     import torch
 
-    before = left_out.random_state()
+    before = random_state()
     packer = Packer()
     packed = packer.pack(before)
     drawn = (random.random(), np.random.rand(), torch.rand(1).item())
 
-    left_out.set_random_state(unpack(packed, packer.arrays(), packer.text_table()))
+    set_random_state(unpack(packed, packer.arrays(), packer.text_table()))
 
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
 
@@ -324,6 +325,7 @@ def test_remote_env_runner(saved: Any) -> None:
         algo.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BC", "MARWIL"])
 def test_offline_algorithms(name: str, ray_session: None, tmp_path: Path) -> None:
     """They have no env runners, at which RLlib's own restoring fails."""
@@ -412,7 +414,24 @@ def test_state_of_another_algorithm_is_refused(saved: Any) -> None:
         left_out.apply(algo, {}, {"schema": 99})
     arrays, meta = left_out.collect(saved("PPO").algo)
     with pytest.raises(CheckpointError, match="do not fit"):
-        left_out.apply(algo, arrays, {**meta, "learner": {"array": ["float32", 0, [10**9]]}})
+        left_out.apply(algo, arrays, {**meta, "learner": {"tensors": {"array": ["float32", 0, [10**9]]}}})
+
+
+def test_learner_of_ones_own(saved: Any) -> None:
+    """A user's learner may keep tensors of its own, also such as exist only while it learns."""
+    import torch
+
+    algo = saved("PPO").algo
+    learner = algo.learner_group._learner
+    learner.baseline, learner.last_errors = torch.full((2,), 0.5, dtype=torch.bfloat16), torch.ones(3)
+    arrays, meta = left_out.collect(algo)
+    learner.baseline.zero_()
+    del learner.last_errors
+
+    (note,) = left_out.apply(algo, arrays, meta)
+    assert "the learner's last_errors was not restored" in note
+    assert learner.baseline.tolist() == [0.5, 0.5]
+    del learner.baseline
 
 
 @pytest.mark.parametrize(
@@ -529,7 +548,7 @@ def _is_number(value: Any) -> bool:
 def _remote_state(algo: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     group = algo.learner_group
     (variables,) = (result.get() for result in group.foreach_learner(learner_variables))
-    (generators,) = (result.get() for result in group.foreach_learner(left_out.learner_random_state))
+    (generators,) = (result.get() for result in group.foreach_learner(learner_random_state))
     return variables, generators
 
 

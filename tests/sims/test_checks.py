@@ -23,7 +23,7 @@ def found(sim: Any, *, time_limit_s: float = 20.0, **fields: Any) -> dict[str, F
     """The findings about a sim, but for the measurements, by id; the first of each."""
     name = f"adversarial:{sim}" if isinstance(sim, str) and not sim.endswith("-v1") else sim
     project = Project(sim=name, _root=TESTS, **fields)
-    findings = check(project, time_limit_s=time_limit_s, probe_steps=fields.get("probe_steps", 1050))
+    findings = check(project, time_limit_s=time_limit_s, probe_steps=1050)
     by_id: dict[str, Finding] = {}
     for one in findings:
         assert one.id in CHECKS

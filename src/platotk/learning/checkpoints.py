@@ -259,7 +259,7 @@ class _Damaged(Exception):
 
 
 def _restore_rllib(algo: Algorithm, path: str) -> None:
-    """RLlib's own restoring; that of RLlib 2.60 fails, its work done, where there are no env runners (BC, MARWIL)."""
+    """RLlib's own restoring, which in 2.60 ends in an error where there are no env runners (BC, MARWIL)."""
     from ray.rllib.utils.checkpoints import Checkpointable
 
     if algo.env_runner_group is None:

@@ -1,216 +1,333 @@
-"""Learning curves: one page that opens offline, and the figures of runs for `show` and `compare`.
+"""Learning curves: what a run achieved, as figures and as one page that opens offline in any browser.
 
-Given runs, `write_curves` writes a single HTML file with everything inside (Vega-Lite, bundled by vl-convert): the mean
-return over environment steps with its range and the evaluated checkpoints, episode length, and speed.
+`write_curves` draws one run, or several over each other, from their folders alone; `summary` and `compare`
+give the same figures as plain data. The page holds its charts (Vega-Lite, written with Altair), the library
+that draws them, and nothing from elsewhere: its own Content-Security-Policy forbids it.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..errors import PlatoError, missing_extra
-from ..run import Run
+from ..formats import duration, finite, number
+from ..run import BROKEN, Run
+from .curve_rows import curve_rows, evaluation_rows
+from .mlflow_log import flat
 
-MAX_POINTS = 1000
-"""Per run; longer journals are thinned evenly, first and last kept."""
-WIDTH, HEIGHT, SMALL_HEIGHT = 820, 320, 130
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6b7b; --paper: #ffffff; --line: #dfe5eb; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #f4f6f8; margin: 0; padding: 2rem 1rem; }
-main { max-width: 940px; margin: 0 auto; background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
-       padding: 1.5rem 2rem; }
-h1 { font-size: 1.35rem; margin: 0 0 .25rem; } p.note { color: var(--soft); margin: .25rem 0 1rem; }
-table { border-collapse: collapse; margin: 0 0 1.25rem; font-size: .9rem; } td, th { text-align: left; padding: .15rem 1.4rem .15rem 0; }
-th { color: var(--soft); font-weight: 500; } .vega-embed { width: 100%; overflow-x: auto; }
-"""
+PALETTE = ("#3566d6", "#e07a2f", "#2a9d6f", "#c2479f", "#8b6fd6", "#b08900", "#22a3b8", "#d64550")
+"""One colour a run, to be told apart on white and on black; used again after eight."""
+MAX_ROWS = 8000
+"""Of all runs together; each gets its share, 1,000 at the most."""
+NOT_COMPARED = ("name", "tracking", "backends")
+"""Sections that do not change what is learned."""
 
 
-def write_curves(runs: Sequence[Run], path: Path) -> Path | None:
-    """Write the page.
+def write_curves(runs: Sequence[Run], path: Path | str) -> Path:
+    """Write one self-contained HTML page with the runs' learning curves.
 
     Args:
-        runs: One run, or several to compare.
-        path: The HTML file.
+        runs: One run or more; each may have no iterations yet.
+        path: The file, replaced as a whole when it is there.
 
     Returns:
-        The file, or None when no run has an iteration yet.
+        The file.
 
     Raises:
-        MissingExtraError: altair is not installed.
+        MissingExtraError: Altair or vl-convert is not installed.
+        PlatoError: No run is given.
     """
-    rows = [row for run in runs for row in _rows(run)]
-    if not rows:
-        return None
+    if not runs:
+        raise PlatoError("there is no run to draw.")
+    from .curve_charts import charts, library
+
+    names = _names(runs)
+    share = max(100, min(1000, MAX_ROWS // len(runs)))
+    curves = [row for name, run in zip(names, runs, strict=True) for row in curve_rows(name, run, share)]
+    evaluations = [row for name, run in zip(names, runs, strict=True) for row in evaluation_rows(name, run)]
+    colours = [PALETTE[at % len(PALETTE)] for at in range(len(runs))]
     try:
-        import altair  # noqa: F401 - asked for before anything is written
-        import vl_convert
-    except ImportError as error:
-        raise missing_extra("altair", "train") from error
-    spec = _chart(rows, [row for run in runs for row in _evaluations(run)], len(runs) > 1)
-    # Bundled and offline: the page asks nobody for anything.
-    bundle = vl_convert.javascript_bundle(_script(spec), vl_version=_vega_lite_version(spec))
-    page = _page(" · ".join(run.name for run in runs), _header(runs), bundle)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+        drawn = charts(names, colours, num_rows=len(curves)) if curves else {}
+        bundle = library() if curves else ""
+    except ModuleNotFoundError as error:
+        raise missing_extra(str(error.name), "train") from None
+    page = {"charts": drawn, "rows": {"curves": curves, "evaluations": evaluations}}
+    body = _one(runs[0], evaluations) if len(runs) == 1 else _several(runs, names, colours)
+    body += _charts_html(runs, names, colours, curves, evaluations) + _about(runs, names)
+    text = files("platotk").joinpath("templates/curves.html").read_text(encoding="utf-8")
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    text = text.replace("@@title@@", html.escape(title)).replace("@@body@@", body)
+    data = json.dumps(finite(page), separators=(",", ":")).replace("<", "\\u003c")
+    text = text.replace("@@bundle@@", bundle).replace("@@page@@", data)
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
     return path
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The figures of one run; a folder that cannot be read says so under `status`."""
+    """What there is to say about a run, as plain data; of a broken one only what is wrong with it."""
     try:
-        info, lines, status = run.info, run.metrics(), run.status
+        info = run.info
     except PlatoError as error:
-        return {"run": run.name, "path": str(run.path), "status": "broken", "reason": error.message}
-    last = lines[-1] if lines else {}
-    best = _best(run)
+        return {"run": run.name, "path": str(run.path), "status": BROKEN, "problem": error.message}
+    lines = run.metrics()
+    last: Mapping[str, Any] = lines[-1] if lines else {}
+    best = best_of(run)
+    time_s, env_steps = last.get("time_s"), last.get("env_steps")
     return {
         "run": run.name,
         "path": str(run.path),
-        "status": status,
-        "reason": info.get("reason") or info.get("error"),
+        "status": run.status,
+        "reason": info.get("reason"),
+        "error": info.get("error"),
         "algorithm": info.get("algorithm"),
         "seed": info.get("seed"),
-        "attempt": info.get("attempt"),
         "created": info.get("created"),
+        "started": info.get("started"),
+        "ended": info.get("ended"),
+        "attempt": info.get("attempt"),
         "iteration": last.get("iteration", 0),
-        "env_steps": last.get("env_steps", 0),
-        "time_s": last.get("time_s"),
-        "env_steps_per_s": last.get("env_steps_per_s"),
+        "env_steps": env_steps or 0,
+        "episodes": last.get("episodes", 0),
+        "time_s": time_s or 0.0,
+        "env_steps_per_s": round(env_steps / time_s, 1) if time_s and env_steps else None,
         "return_mean": last.get("return_mean"),
-        "best_return_mean": best.get("return_mean"),
+        "best_return": best.get("return_mean"),
         "best_checkpoint": best.get("checkpoint"),
         "best_by": best.get("by"),
-        "episodes": last.get("episodes"),
-        "sim_failures": last.get("sim_failures"),
-        "spaces": info.get("mapping"),
-        "git": (info.get("git") or {}).get("commit"),
-        "versions": info.get("versions"),
+        "episode_length_mean": last.get("episode_length_mean"),
+        "sim_failures": last.get("sim_failures", 0),
     }
 
 
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per run: its figures, then the keys of plato.yaml in which the runs differ."""
-    settings = [_flat(run.project.to_dict()) for run in runs]
-    keys = sorted({key for one in settings for key in one if len({json.dumps(s.get(key), default=str) for s in settings}) > 1})
-    skip = ("spaces", "git", "versions", "reason")
-    return [
-        {**{key: value for key, value in summary(run).items() if key not in skip}, **{key: one.get(key) for key in keys}}
-        for run, one in zip(runs, settings, strict=True)
-    ]
+    """A row for each run: its figures, and by dotted key whatever differs between their configurations."""
+    rows = []
+    configs = [_config(run) for run in runs]
+    keys = sorted({key for config in configs for key in config})
+    differing = [key for key in keys if len({json.dumps(c.get(key), sort_keys=True) for c in configs}) > 1]
+    for run, config in zip(runs, configs, strict=True):
+        figures = summary(run)
+        dropped = ("reason", "error", "started", "ended", "attempt")
+        rows.append(
+            {key: value for key, value in figures.items() if key not in dropped}
+            | {key: config.get(key) for key in differing if key not in figures}
+        )
+    return rows
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    lines = run.metrics()
-    step = max(1, -(-len(lines) // MAX_POINTS))
-    kept = lines[::step]
-    if lines and kept[-1] is not lines[-1]:
-        kept.append(lines[-1])
-    keys = ("iteration", "env_steps", "time_s", "return_mean", "return_min", "return_max", "episode_length_mean", "env_steps_per_s")
-    return [{"run": run.name, **{key: line.get(key) for key in keys}} for line in kept]
-
-
-def _evaluations(run: Run) -> list[dict[str, Any]]:
-    """The checkpoints whose mean return was measured by playing, the best one marked."""
-    best = _best(run)
-    steps = {line["iteration"]: line["env_steps"] for line in run.metrics()}
-    if best.get("by") != "evaluation" or int(best["checkpoint"]) not in steps:
-        return []
-    return [{"run": run.name, "env_steps": steps[int(best["checkpoint"])], "return_mean": best["return_mean"]}]
-
-
-def _best(run: Run) -> dict[str, Any]:
+def best_of(run: Run) -> dict[str, Any]:
+    """What best.json says; the best training return where no checkpoint has been judged yet."""
     try:
         best = json.loads((run.path / "best.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        best = None
+    if isinstance(best, dict):
+        return best
+    returns = [line["return_mean"] for line in run.metrics() if line.get("return_mean") is not None]
+    return {"return_mean": max(returns), "by": "training"} if returns else {}
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """The resolved project and what it ran with, flat by dotted key."""
+    try:
+        config = run.project.to_dict()
+        info = run.info
+    except PlatoError:
         return {}
-    return best if isinstance(best, dict) else {}
-
-
-def _chart(rows: list[dict[str, Any]], evaluations: list[dict[str, Any]], is_comparison: bool) -> dict[str, Any]:
-    """Three charts over the same environment steps, as Vega-Lite."""
-    import altair as alt
-
-    x = alt.X("env_steps:Q", title="environment steps", axis=alt.Axis(format="~s"))
-    legend = alt.Legend(orient="top", title=None, labelLimit=400) if is_comparison else None
-    color = alt.Color("run:N", legend=legend, scale=alt.Scale(scheme="tableau10"))
-    tooltip = [
-        alt.Tooltip("run:N"),
-        alt.Tooltip("iteration:Q"),
-        alt.Tooltip("env_steps:Q", format=","),
-        alt.Tooltip("return_mean:Q", format=".4~g"),
-        alt.Tooltip("time_s:Q", title="seconds", format=".1f"),
-    ]
-    data = alt.Data(values=rows)
-    base = alt.Chart(data).encode(x=x, color=color)
-    y = alt.Y("return_mean:Q", title="return", scale=alt.Scale(zero=False))
-    layers = [
-        base.mark_area(opacity=0.13).encode(y=alt.Y("return_min:Q", title="return"), y2="return_max:Q"),
-        base.mark_line(strokeWidth=2.2).encode(y=y),
-        base.mark_circle(size=26, opacity=0.001).encode(y=y, tooltip=tooltip),
-    ]
-    if evaluations:
-        best = alt.Chart(alt.Data(values=evaluations)).encode(x=x, y=y)
-        layers.append(best.mark_point(shape="diamond", size=130, filled=True, color="#d1495b"))
-        layers.append(
-            best.mark_text(dy=-14, color="#d1495b", fontWeight=600).encode(text=alt.Text("return_mean:Q", format=".4~g"))
+    told = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    git = info.get("git") or {}
+    return dict(
+        flat(
+            {
+                **told,
+                "versions": info.get("versions") or {},
+                "git": {"commit": (git.get("commit") or "")[:10]},
+            }
         )
-    returns = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title="Mean return, its range, and the best checkpoint")
-    small = [
-        base.mark_line(strokeWidth=1.8)
-        .encode(y=alt.Y(f"{key}:Q", title=title, axis=alt.Axis(format="~s")))
-        .properties(width=WIDTH, height=SMALL_HEIGHT)
-        for key, title in (("episode_length_mean", "episode length"), ("env_steps_per_s", "steps per second"))
+    )
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Names that tell the runs apart; by path where two folders have the same one."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _one(run: Run, evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """The head of a page about one run."""
+    figures = summary(run)
+    facts = [
+        figures.get("algorithm"),
+        None if figures.get("seed") is None else f"seed {figures['seed']}",
+        _when(figures.get("created")),
+        figures.get("reason"),
     ]
-    chart = alt.vconcat(returns, *small).resolve_scale(color="shared").configure_view(strokeWidth=0)
-    chart = chart.configure_axis(gridColor="#e8edf2", domainColor="#b8c4cf", tickColor="#b8c4cf", labelColor="#5b6b7b")
-    spec: dict[str, Any] = chart.to_dict()
-    return spec
+    text = (
+        f'<header><div class="head"><h1>{_safe(run.name)}</h1>{_chip(figures["status"])}</div>'
+        f"<p>{' · '.join(_safe(fact) for fact in facts if fact)}</p></header>"
+    )
+    problem = figures.get("error") or figures.get("problem")
+    if problem:
+        text += f'<div class="card error" style="margin-top:16px">{_safe(problem)}</div>'
+    if figures["status"] == BROKEN:
+        return text
+    how = {"evaluation": "best return, evaluated", "training": "best return, in training"}
+    tiles = [
+        (how.get(figures["best_by"], "best return"), number(figures["best_return"])),
+        ("last return", number(figures["return_mean"])),
+        ("env steps", number(figures["env_steps"])),
+        ("training time", duration(figures["time_s"])),
+        ("env steps/s", number(figures["env_steps_per_s"] and round(figures["env_steps_per_s"]))),
+        ("episodes", number(figures["episodes"])),
+    ]
+    if figures["sim_failures"]:
+        tiles.append(("sim failures", number(figures["sim_failures"])))
+    return text + _tiles(tiles)
 
 
-def _script(spec: Mapping[str, Any]) -> str:
-    return f"vegaEmbed('#curves', {json.dumps(spec)}, {{actions: false, renderer: 'svg'}});"
-
-
-def _vega_lite_version(spec: Mapping[str, Any]) -> str:
-    """The version that altair wrote for, e.g. "5.20", from its $schema URL."""
-    return ".".join(spec["$schema"].rsplit("/", 1)[-1].removesuffix(".json").lstrip("v").split(".")[:2])
-
-
-def _page(title: str, header: str, script: str) -> str:
-    # A "</script" inside the bundle would end the element early.
-    safe = script.replace("</script", "<\\/script")
+def _several(runs: Sequence[Run], names: Sequence[str], colours: Sequence[str]) -> str:
+    """The head of a page that compares: a table with a row for each run."""
+    rows = compare(runs)
+    first = {
+        "status": "status",
+        "algorithm": "algorithm",
+        "best_return": "best return",
+        "return_mean": "last return",
+        "env_steps": "env steps",
+        "time_s": "time",
+        "env_steps_per_s": "env steps/s",
+    }
+    known = set(summary(runs[0])) | {"problem"}
+    differing = list(dict.fromkeys(key for row in rows for key in row if key not in known or key == "seed"))
+    head = "".join(f"<th>{_safe(title)}</th>" for title in ("run", *first.values(), *differing))
+    body = ""
+    for row, name, colour in zip(rows, names, colours, strict=True):
+        cells = [_cell(key, row.get(key)) for key in (*first, *differing)]
+        body += f'<tr><td class="swatch" style="--c:{colour}">{_safe(name)}</td>{"".join(cells)}</tr>'
     return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f"<meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style></head>\n<body><main><h1>{html.escape(title)}</h1>\n{header}\n"
-        f"<div id='curves'></div></main>\n<script>{safe}</script></body></html>\n"
+        f"<header><h1>{len(runs)} runs compared</h1></header>"
+        f'<div class="card scroll" style="margin-top:16px"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _header(runs: Sequence[Run]) -> str:
-    rows = [summary(run) for run in runs]
-    columns = ("status", "algorithm", "seed", "env_steps", "time_s", "return_mean", "best_return_mean", "best_checkpoint")
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in ("run", *columns))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(row.get(key)))}</td>" for key in ("run", *columns)) + "</tr>" for row in rows
+def _charts_html(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    colours: Sequence[str],
+    curves: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+) -> str:
+    """Where the charts go; a line of words where there is nothing to draw."""
+    if not curves:
+        return '<div class="card empty">No iteration has been journalled yet.</div>'
+    buttons = [
+        ("env_steps", "Env steps", "true"),
+        ("time_s", "Time", "false"),
+        ("iteration", "Iterations", "false"),
+    ]
+    switch = "".join(
+        f'<button type="button" data-axis="{axis}" aria-pressed="{pressed}">{title}</button>'
+        for axis, title, pressed in buttons
     )
-    versions = rows[0].get("versions") or {}
-    note = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"<p class='note'>{html.escape(note)}</p>\n<table><tr>{head}</tr>{body}</table>"
+    if len(runs) == 1:
+        keys = '<span><i></i>mean return</span><span><i class="band"></i>lowest to highest</span>'
+    else:
+        keys = "".join(
+            f'<button type="button" data-run="{_safe(name)}" aria-pressed="true" style="--c:{colour}">'
+            f"<i></i>{_safe(name)}</button>"
+            for name, colour in zip(names, colours, strict=True)
+        )
+    if any(not row["is_best"] for row in evaluations):
+        keys += '<span><i class="dot"></i>evaluation</span>'
+    if any(row["is_best"] for row in evaluations):
+        keys += '<span><i class="best"></i>best checkpoint</span>'
+    note = ""
+    if all(row["mean"] is None for row in curves):
+        note = '<div class="empty">No episode has ended yet, so there is no return to draw.</div>'
+    return (
+        f'<section class="card"><div class="bar"><div class="keys">{keys}</div>'
+        f'<div class="switch" role="group" aria-label="Horizontal axis">{switch}</div></div>'
+        f'{note}<div class="chart" id="returns"></div></section>'
+        '<div class="pair"><section class="card"><h2>Episode length, steps</h2>'
+        '<div class="chart" id="lengths"></div></section>'
+        '<section class="card"><h2>Env steps per second</h2>'
+        '<div class="chart" id="rates"></div></section></div>'
+    )
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _about(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Where each run comes from, folded away."""
+    text = ""
+    for run, name in zip(runs, names, strict=True):
+        try:
+            info = run.info
+        except PlatoError:
+            continue
+        git = info.get("git") or {}
+        dirty = " (with uncommitted changes)" if git.get("dirty") else ""
+        rows = {
+            "folder": str(run.path),
+            "command": " ".join(map(str, info.get("command") or [])),
+            "git": f"{git.get('branch')} {str(git.get('commit'))[:10]}{dirty}" if git else None,
+            "versions": ", ".join(f"{key} {value}" for key, value in (info.get("versions") or {}).items()),
+            "attempts": info.get("attempt"),
+            "backend": info.get("backend"),
+            "spaces": "\n".join(info.get("mapping") or []),
+        }
+        table = "".join(
+            f"<tr><th>{key}</th><td>{_safe(value).replace(chr(10), '<br>')}</td></tr>"
+            for key, value in rows.items()
+            if value
+        )
+        project = run.path / "plato.yaml"
+        source = project.read_text(encoding="utf-8", errors="replace") if project.is_file() else ""
+        which = "" if len(runs) == 1 else f" {_safe(name)}"
+        text += (
+            f'<details class="card"><summary>Where{which or " this run"} comes from</summary>'
+            f"<table>{table}</table></details>"
+            f'<details class="card"><summary>plato.yaml{" of" + which if which else ""}, as it ran</summary>'
+            f"<pre>{_safe(source)}</pre></details>"
+        )
+    return text + f"<footer>Drawn {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.</footer>"
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): value}
+def _tiles(tiles: Sequence[tuple[str, str]]) -> str:
+    inner = "".join(
+        f'<div class="tile"><b>{_safe(value)}</b><span>{_safe(name)}</span></div>' for name, value in tiles
+    )
+    return f'<div class="tiles">{inner}</div>'
+
+
+def _cell(key: str, value: Any) -> str:
+    if key == "status":
+        return f"<td>{_chip(str(value))}</td>"
+    if key == "time_s" and value is not None:
+        return f"<td>{_safe(duration(value))}</td>"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"<td>{_safe(number(round(value) if key == 'env_steps_per_s' else value))}</td>"
+    return f"<td>{_safe('-' if value is None else value)}</td>"
+
+
+def _chip(status: str) -> str:
+    return f'<span class="chip {_safe(status)}">{_safe(status)}</span>'
+
+
+def _when(moment: str | None) -> str | None:
+    if not moment:
+        return None
+    return f"{datetime.fromisoformat(moment.replace('Z', '+00:00')):%Y-%m-%d %H:%M} UTC"
+
+
+def _safe(value: Any) -> str:
+    return html.escape(str(value), quote=True)

@@ -10,7 +10,6 @@ them back.
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ import numpy as np
 from ..errors import CheckpointError
 from . import replay
 from .packing import Packer, Unpackable, unpack
+from .randomness import SetLearnerRandomState, learner_random_state, random_state, set_random_state
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -48,9 +48,12 @@ def collect(algo: Algorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     notes: list[str] = []
     packer = Packer()
     learners = _foreach_learner(algo, learner_state)
+    parts = learners[0] if learners else {}
     meta: dict[str, Any] = {
         "schema": SCHEMA,
-        "learner": _packed(packer, "the learner's state", learners[0] if learners else None, notes),
+        "learner": {
+            name: _packed(packer, f"the learner's {name}", part, notes) for name, part in parts.items()
+        },
         "random": {
             "driver": packer.pack(random_state()),
             "learners": [] if _is_local(algo) else packer.pack(_foreach_learner(algo, learner_random_state)),
@@ -82,16 +85,16 @@ def apply(algo: Algorithm, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
         )
     texts = list(meta["texts"])
     try:
-        saved = unpack(meta["learner"], arrays, texts)
-        if saved is not None:
-            _foreach_learner(algo, _SetLearnerState(saved))
+        saved = {name: unpack(part, arrays, texts) for name, part in meta["learner"].items()}
+        # Learners are alike: what one says, all would.
+        notes: list[str] = next(iter(_foreach_learner(algo, _SetLearnerState(saved))), [])
         for name, value in meta["totals"].items():
             if value is not None:
                 setattr(algo, name, value)
-        notes = _apply_buffers(algo, arrays, meta, texts)
+        notes += _apply_buffers(algo, arrays, meta, texts)
         random_states = unpack(meta["random"]["learners"], arrays, texts)
         if random_states and not _is_local(algo):
-            _foreach_learner(algo, _SetLearnerRandomState(random_states))
+            _foreach_learner(algo, SetLearnerRandomState(random_states))
         # Last, because building and restoring draw random numbers themselves.
         set_random_state(unpack(meta["random"]["driver"], arrays, texts))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
@@ -156,61 +159,36 @@ def learner_state(learner: Any) -> dict[str, Any]:
     }
 
 
-def set_learner_state(learner: Any, state: Mapping[str, Any]) -> None:
-    """Put `learner_state` back, in place, so that optimisers keep hold of the same tensors."""
-    import torch
+def set_learner_state(learner: Any, state: Mapping[str, Any]) -> list[str]:
+    """Put `learner_state` back, in place, so that optimisers keep hold of the same tensors.
 
-    with torch.no_grad():
-        for name, tensor in state["tensors"].items():
-            getattr(learner, name).copy_(torch.from_numpy(np.asarray(tensor)))
-        for name, by_module in state["variables"].items():
-            for module, saved in by_module.items():
-                getattr(learner, name)[module].copy_(torch.from_numpy(np.asarray(saved)))
-    for name, by_module in state["counters"].items():
+    Returns:
+        Notes on tensors for which a new learner has no place; some are made only while learning.
+    """
+    tensors = [(name, vars(learner).get(name), saved) for name, saved in (state["tensors"] or {}).items()]
+    for name, by_module in (state["variables"] or {}).items():
+        for module, saved in by_module.items():
+            tensors.append((f"{name}[{module!r}]", _item(learner, name, module), saved))
+    notes = [
+        f"the learner's {name} was not restored: there is none of that shape before it learns"
+        for name, tensor, saved in tensors
+        if not _copy(tensor, saved)
+    ]
+    for name, by_module in (state["counters"] or {}).items():
         getattr(learner, name).update(by_module)
-    for name, by_module in state["schedules"].items():
+    for name, by_module in (state["schedules"] or {}).items():
         for module, current in by_module.items():
             _set_schedule(getattr(learner, name)[module], current)
     by_name = learner._named_optimizers
-    for name, current in state["lr_schedules"].items():
+    for name, current in (state["lr_schedules"] or {}).items():
         _set_schedule(learner._optimizer_lr_schedules[by_name[name]], current)
     _set_torch_lr_schedulers(learner, state["torch_lr_schedulers"])
-    for module, saved in state["grad_scalers"].items():
+    for module, saved in (state["grad_scalers"] or {}).items():
         if learner._grad_scalers is not None:
             learner._grad_scalers[module].load_state_dict(saved)
     if learner._learner_connector is not None and state["connector"]:
         learner._learner_connector.set_state(state["connector"])
-
-
-def random_state() -> dict[str, Any]:
-    """The random generators of this process: Python's, numpy's and torch's (CUDA's too)."""
-    import torch
-
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
-        "torch": torch.get_rng_state().numpy(),
-        "cuda": [state.numpy() for state in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put `random_state` back; CUDA's only on a machine with as many devices."""
-    import torch
-
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(torch.from_numpy(state["torch"]))
-    if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all([torch.from_numpy(device) for device in state["cuda"]])
-
-
-def learner_random_state(learner: Any) -> dict[str, Any]:
-    """`random_state` of a learner's process, by the learner's number."""
-    return {"index": learner._learner_index, **random_state()}
+    return notes
 
 
 class _SetLearnerState:
@@ -219,19 +197,8 @@ class _SetLearnerState:
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.state = state
 
-    def __call__(self, learner: Any) -> None:
-        set_learner_state(learner, self.state)
-
-
-class _SetLearnerRandomState:
-    """`set_random_state` for the learner of the same number; a learner that was not there keeps its own."""
-
-    def __init__(self, states: list[dict[str, Any]]) -> None:
-        self.states = {state["index"]: state for state in states}
-
-    def __call__(self, learner: Any) -> None:
-        if learner._learner_index in self.states:
-            set_random_state(self.states[learner._learner_index])
+    def __call__(self, learner: Any) -> list[str]:
+        return set_learner_state(learner, self.state)
 
 
 def _foreach_learner(algo: Algorithm, function: Callable[[Any], Any]) -> list[Any]:
@@ -369,8 +336,30 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy().copy()
+    import torch
+
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16; float32 holds every value of it.
+    array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
     return array
+
+
+def _item(learner: Any, name: str, module: str) -> Any:
+    """One module's value; RLlib's mappings make it when it is first asked for."""
+    try:
+        return vars(learner)[name][module]
+    except KeyError:
+        return None
+
+
+def _copy(tensor: Any, saved: Any) -> bool:
+    import torch
+
+    if not _is_tensor(tensor) or tuple(tensor.shape) != np.shape(saved):
+        return False
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(np.asarray(saved)))
+    return True
 
 
 def _is_schedule(value: Any) -> bool:

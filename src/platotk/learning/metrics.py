@@ -1,6 +1,7 @@
 """The few of a journal line's figures that go to MLflow and TensorBoard, by name.
 
-`chosen_metrics` is given a line of metrics.jsonl and gives back at most 40 numbers; RLlib's hundreds stay there.
+`chosen_metrics` is given a line of metrics.jsonl and gives back at most 40 numbers; RLlib's hundreds
+stay there.
 """
 
 from __future__ import annotations

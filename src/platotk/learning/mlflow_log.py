@@ -25,8 +25,8 @@ from .metrics import chosen_metrics
 QUEUE_LINES = 200
 RETRY_S = 30.0
 """How long a store that did not answer is left alone."""
-FLUSH_S = 30.0
-"""How long the end of a training may wait for the store."""
+FLUSH_S = 60.0
+"""How long the end of a training may wait for the store; importing MLflow alone can take ten seconds."""
 MAX_PARAMS = 150
 MAX_PARAM_CHARS = 500
 PARAMS_PER_BATCH = 100
@@ -225,9 +225,9 @@ class MlflowLog:
 def store_uri(project: Project, run: Run) -> tuple[str, bool]:
     """Where a run is logged, and whether the environment said so.
 
-    A URI in the project comes first, then `MLFLOW_TRACKING_URI`; otherwise a folder `mlruns` beside the folder
-    `runs` (beside the run, where that does not lie in a folder of that name). Never MLflow's own default, which
-    is a database in the current directory.
+    A URI in the project comes first, then `MLFLOW_TRACKING_URI`; otherwise a folder `mlruns` beside the
+    folder `runs` (beside the run, where that does not lie in a folder of that name). Never MLflow's own
+    default, which is a database in the current directory.
     """
     named = project.tracking.mlflow
     if isinstance(named, str):

@@ -69,7 +69,7 @@ class Trackers:
                 self._warn([f"TensorBoard files cannot be written, training goes on without: {error}"])
 
     def finish(self, status: str) -> None:
-        """Close what was opened. What is still on its way to MLflow is waited for, half a minute at most.
+        """Close what was opened. What is still on its way to MLflow is waited for, a minute at most.
 
         Args:
             status: The run's: "finished", "stopped" or "failed".

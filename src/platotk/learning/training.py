@@ -139,12 +139,13 @@ def _prepare(
     require_resources(config, resources)
     limit_threads(adapter.encoded_observation_space)
     if run is None:
-        run = create_run(project, runs_dir=runs_dir, run=path)
+        run = create_run(project, runs_dir=runs_dir, run=path, algorithm=algorithm_name(config))
     elif run.info.get("adapter") not in (None, adapter.to_json()):
         raise CheckpointError(
             f"the sim's spaces have changed since run {run.name} was started.",
             hint="Start a new run with: plato train",
         )
+    run.project = project
     tell({"event": "algorithm", "algorithm": algorithm_name(config)})
     tell({"event": "mapping", "lines": adapter.describe()})
     run.update(

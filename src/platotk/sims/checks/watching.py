@@ -275,7 +275,7 @@ def _overdue(
     return None
 
 
-def _let_end(process: _Process, printed: IO[bytes], patience_s: float = 1.0) -> None:
+def _let_end(process: _Process, printed: IO[bytes], patience_s: float = 2.0) -> None:
     """Give a worker that is done the time to end by itself (the sim's own clean-up at exit)."""
     until = time.monotonic() + patience_s
     while process.poll() is None and time.monotonic() < until:
