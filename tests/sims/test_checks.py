@@ -436,4 +436,4 @@ def test_there_are_enough_checks_and_the_manual_lists_them_all() -> None:
     manual = (TESTS.parent / "docs" / "learn" / "check.md").read_text(encoding="utf-8")
     from platotk.sims.checks.catalogue import table
 
-    assert table() in manual
+    assert table() in manual, "paste catalogue.table() into docs/learn/check.md"

@@ -151,7 +151,7 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
     from ..learning.tracing import PolicyNetwork
 
     network = PolicyNetwork(policy).eval()
-    inputs = _inputs(recording["encoded"][:2], network.state)
+    inputs = [*_parts(network, recording["encoded"][:2]), *_zeros(network.state, 2)]
     names = [*network.input_names, *network.output_names]
     buffer = io.BytesIO()
     try:
@@ -190,12 +190,12 @@ def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -
         state = _zeros(network.state, 1)
         for row, encoded in zip(recording["rows"], recording["encoded"], strict=True):
             state = _zeros(network.state, 1) if row["is_first"] else state
-            scores, state = network.scores(*_parts([encoded]), *state)
+            scores, state = network.scores(*_parts(network, [encoded]), *state)
             row["margin"] = _finite(
                 min(network.margins(scores)[0], rounding(_continuous(network, scores))[0])
             )
         return
-    scores, _ = network.scores(*_parts(recording["encoded"]))
+    scores, _ = network.scores(*_parts(network, recording["encoded"]))
     edges = rounding(_continuous(network, scores))
     for row, gap, edge in zip(recording["rows"], network.margins(scores), edges, strict=True):
         row["margin"] = _finite(min(gap, edge))
@@ -208,16 +208,13 @@ def _continuous(network: Any, scores: Any) -> Any:
     return network._greedy(scores)[0].double().numpy()
 
 
-def _parts(encoded: list[Any]) -> list[Any]:
+def _parts(network: Any, encoded: list[Any]) -> list[Any]:
+    """Encoded observations as the network's inputs, stacked."""
     import torch
 
     if isinstance(encoded[0], dict):
-        return [torch.as_tensor(np.stack([row[key] for row in encoded])) for key in encoded[0]]
+        return [torch.as_tensor(np.stack([row[name] for row in encoded])) for name in network.parts]
     return [torch.as_tensor(np.stack(encoded))]
-
-
-def _inputs(encoded: list[Any], state: list[Any]) -> list[Any]:
-    return [*_parts(encoded), *_zeros(state, len(encoded))]
 
 
 def _zeros(state: list[Any], batch: int) -> list[Any]:

@@ -13,22 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-AXES = {"env_steps": "env steps", "time_s": "training time", "iteration": "iterations"}
-TIME_LABEL = (
-    "datum.value >= 7200 ? format(datum.value / 3600, '.2~f') + ' h' : "
-    "datum.value >= 120 ? format(datum.value / 60, '.1~f') + ' min' : format(datum.value, '.2~f') + ' s'"
-)
+AXES = {"env_steps": "env steps", "time": "training time", "iteration": "iterations"}
 FEW = 40
 """Up to so many rows, each is marked: a line needs two points, and null returns make gaps."""
 
 
-def charts(names: Sequence[str], colours: Sequence[str], *, num_rows: int) -> dict[str, dict[str, Any]]:
+def charts(names: Sequence[str], *, num_rows: int, time_unit: str) -> dict[str, dict[str, Any]]:
     """Specifications by chart and horizontal axis.
 
     Args:
         names: Of the runs, as in the rows.
-        colours: Of the runs.
         num_rows: How many rows there are.
+        time_unit: What their time is in, for the title.
 
     Returns:
         `{"returns": {"env_steps": spec, ...}, "lengths": ..., "rates": ...}`, over the data sets `curves` and
@@ -36,13 +32,19 @@ def charts(names: Sequence[str], colours: Sequence[str], *, num_rows: int) -> di
     """
     import altair as alt
 
-    colour = alt.Color("run:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=None)
+    colour = alt.Color("name:N", scale=alt.Scale(domain=list(names)), legend=None)
     is_marked = num_rows <= FEW * len(names)
     drawn: dict[str, dict[str, Any]] = {"returns": {}, "lengths": {}, "rates": {}}
-    for axis in AXES:
-        drawn["returns"][axis] = _returns(axis, colour, is_one=len(names) == 1, is_marked=is_marked)
-        drawn["lengths"][axis] = _small(axis, colour, "length", "episode length", is_marked=is_marked)
-        drawn["rates"][axis] = _small(axis, colour, "rate", "env steps/s", is_marked=is_marked)
+    for axis, title in AXES.items():
+        x = alt.X(
+            f"{axis}:Q",
+            title=f"{title}, {time_unit}" if axis == "time" else title,
+            axis=alt.Axis(format=",~f" if axis == "time" else "~s"),
+            scale=alt.Scale(nice=False, zero=False, padding=8),
+        )
+        drawn["returns"][axis] = _returns(x, colour, is_one=len(names) == 1, is_marked=is_marked)
+        drawn["lengths"][axis] = _small(x, colour, "length", "episode length", is_marked=is_marked)
+        drawn["rates"][axis] = _small(x, colour, "rate", "env steps/s", is_marked=is_marked)
     return drawn
 
 
@@ -75,22 +77,22 @@ def library() -> str:
     return script
 
 
-def _returns(axis: str, colour: Any, *, is_one: bool, is_marked: bool) -> dict[str, Any]:
+def _returns(x: Any, colour: Any, *, is_one: bool, is_marked: bool) -> dict[str, Any]:
     """The learning curve: mean, band from lowest to highest, evaluations and the best checkpoint."""
     import altair as alt
 
-    curves = alt.Chart(alt.NamedData("curves")).encode(x=_x(axis), color=colour)
+    curves = alt.Chart(alt.NamedData("curves")).encode(x=x, color=colour)
     mean = alt.Y("mean:Q", title="return", scale=alt.Scale(zero=False))
     band = curves.mark_area(opacity=0.16 if is_one else 0.07).encode(
         y=alt.Y("min:Q", title="return", scale=alt.Scale(zero=False)), y2="max:Q"
     )
     line = curves.mark_line(strokeWidth=2, interpolate="monotone").encode(y=mean)
-    hover, marks = _hover(axis, curves, mean, ("min", "lowest"), ("max", "highest"), is_marked=is_marked)
+    hover, marks = _hover(x, curves, mean, ("min", "lowest"), ("max", "highest"), is_marked=is_marked)
     judged = alt.Chart(alt.NamedData("evaluations")).encode(
-        x=_x(axis),
+        x=x,
         y=mean,
         tooltip=[
-            alt.Tooltip("run:N"),
+            alt.Tooltip("name:N", title="run"),
             alt.Tooltip("iteration:Q", title="checkpoint"),
             alt.Tooltip("env_steps:Q", title="env steps", format=","),
             alt.Tooltip("mean:Q", title="return", format=",.6~g"),
@@ -105,25 +107,29 @@ def _returns(axis: str, colour: Any, *, is_one: bool, is_marked: bool) -> dict[s
     return _finished(alt.layer(band, line, hover, marks, points, ring, label), height=380)
 
 
-def _small(axis: str, colour: Any, field: str, title: str, *, is_marked: bool) -> dict[str, Any]:
+def _small(x: Any, colour: Any, field: str, title: str, *, is_marked: bool) -> dict[str, Any]:
     import altair as alt
 
-    curves = alt.Chart(alt.NamedData("curves")).encode(x=_x(axis), color=colour)
+    curves = alt.Chart(alt.NamedData("curves")).encode(x=x, color=colour)
     y = alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4))
     line = curves.mark_line(strokeWidth=1.8, interpolate="monotone").encode(y=y)
-    hover, marks = _hover(axis, curves, y, (field, title), is_marked=is_marked)
+    hover, marks = _hover(x, curves, y, (field, title), is_marked=is_marked)
     return _finished(alt.layer(line, hover, marks), height=170)
 
 
-def _hover(axis: str, curves: Any, y: Any, *more: tuple[str, str], is_marked: bool) -> tuple[Any, Any]:
+def _hover(x: Any, curves: Any, y: Any, *more: tuple[str, str], is_marked: bool) -> tuple[Any, Any]:
     """A rule at the nearest row under the pointer, with its figures, and the rows' points on it."""
     import altair as alt
 
     nearest = alt.selection_point(
-        nearest=True, on="pointermove", clear="pointerout", fields=[axis], empty=False
+        nearest=True,
+        on="pointermove",
+        clear="pointerout",
+        fields=[str(x.shorthand).partition(":")[0]],
+        empty=False,
     )
     tooltip = [
-        alt.Tooltip("run:N"),
+        alt.Tooltip("name:N", title="run"),
         alt.Tooltip("iteration:Q", format=","),
         alt.Tooltip("env_steps:Q", title="env steps", format=","),
         alt.Tooltip("mean:Q", title="return", format=",.6~g"),
@@ -141,15 +147,6 @@ def _hover(axis: str, curves: Any, y: Any, *more: tuple[str, str], is_marked: bo
     shown = alt.condition(nearest, alt.value(1), alt.value(0.9 if is_marked else 0))
     marks = curves.mark_point(filled=True, size=34).encode(y=y, opacity=shown, tooltip=tooltip)
     return rule, marks
-
-
-def _x(axis: str) -> Any:
-    import altair as alt
-
-    label = alt.Axis(labelExpr=TIME_LABEL) if axis == "time_s" else alt.Axis(format="~s")
-    return alt.X(
-        f"{axis}:Q", title=AXES[axis], axis=label, scale=alt.Scale(nice=False, zero=False, padding=8)
-    )
 
 
 def _finished(chart: Any, *, height: int) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def _row(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = lines[-1]
     low, high = _numbers(lines, "return_min"), _numbers(lines, "return_max")
     return {
-        "run": name,
+        "name": name,
         "iteration": last["iteration"],
         "env_steps": last["env_steps"],
-        "time_s": last.get("time_s"),
+        "time": last.get("time_s"),
         "mean": _mean(_numbers(lines, "return_mean")),
         "min": min(low, default=None),
         "max": max(high, default=None),
@@ -88,10 +88,10 @@ def _evaluation(
     by: str = "evaluation",
 ) -> dict[str, Any]:
     return {
-        "run": name,
+        "name": name,
         "iteration": line["iteration"],
         "env_steps": line["env_steps"],
-        "time_s": line.get("time_s"),
+        "time": line.get("time_s"),
         "mean": value,
         "episodes": episodes,
         "is_best": is_best,

@@ -22,8 +22,8 @@ from ..run import BROKEN, Run
 from .curve_rows import curve_rows, evaluation_rows
 from .mlflow_log import flat
 
-PALETTE = ("#3566d6", "#e07a2f", "#2a9d6f", "#c2479f", "#8b6fd6", "#b08900", "#22a3b8", "#d64550")
-"""One colour a run, to be told apart on white and on black; used again after eight."""
+NUM_COLOURS = 8
+"""Of the page's style, one a run, then again from the first."""
 MAX_ROWS = 8000
 """Of all runs together; each gets its share, 1,000 at the most."""
 NOT_COMPARED = ("name", "tracking", "backends")
@@ -52,9 +52,10 @@ def write_curves(runs: Sequence[Run], path: Path | str) -> Path:
     share = max(100, min(1000, MAX_ROWS // len(runs)))
     curves = [row for name, run in zip(names, runs, strict=True) for row in curve_rows(name, run, share)]
     evaluations = [row for name, run in zip(names, runs, strict=True) for row in evaluation_rows(name, run)]
-    colours = [PALETTE[at % len(PALETTE)] for at in range(len(runs))]
+    colours = [f"var(--c{at % NUM_COLOURS})" for at in range(len(runs))]
+    time_unit = _in_time_unit([*curves, *evaluations])
     try:
-        drawn = charts(names, colours, num_rows=len(curves)) if curves else {}
+        drawn = charts(names, num_rows=len(curves), time_unit=time_unit) if curves else {}
         bundle = library() if curves else ""
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train") from None
@@ -157,6 +158,17 @@ def _config(run: Run) -> dict[str, Any]:
     )
 
 
+def _in_time_unit(rows: Sequence[dict[str, Any]]) -> str:
+    """Turn the rows' seconds into what suits the longest time; the unit's name."""
+    longest = max((row["time"] for row in rows if row["time"] is not None), default=0.0)
+    unit, size = next(
+        (u, s) for u, s in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if longest >= 3 * s or s == 1
+    )
+    for row in rows:
+        row["time"] = None if row["time"] is None else round(row["time"] / size, 5)
+    return unit
+
+
 def _names(runs: Sequence[Run]) -> list[str]:
     """Names that tell the runs apart; by path where two folders have the same one."""
     names = [run.name for run in runs]
@@ -233,7 +245,7 @@ def _charts_html(
         return '<div class="card empty">No iteration has been journalled yet.</div>'
     buttons = [
         ("env_steps", "Env steps", "true"),
-        ("time_s", "Time", "false"),
+        ("time", "Time", "false"),
         ("iteration", "Iterations", "false"),
     ]
     switch = "".join(
@@ -292,12 +304,10 @@ def _about(runs: Sequence[Run], names: Sequence[str]) -> str:
         )
         project = run.path / "plato.yaml"
         source = project.read_text(encoding="utf-8", errors="replace") if project.is_file() else ""
-        which = "" if len(runs) == 1 else f" {_safe(name)}"
+        which = "this run" if len(runs) == 1 else _safe(name)
         text += (
-            f'<details class="card"><summary>Where{which or " this run"} comes from</summary>'
-            f"<table>{table}</table></details>"
-            f'<details class="card"><summary>plato.yaml{" of" + which if which else ""}, as it ran</summary>'
-            f"<pre>{_safe(source)}</pre></details>"
+            f'<details class="card"><summary>Where {which} comes from, and its plato.yaml</summary>'
+            f"<table>{table}</table><pre>{_safe(source)}</pre></details>"
         )
     return text + f"<footer>Drawn {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.</footer>"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import os
 import queue
 import re
@@ -31,6 +32,7 @@ MAX_PARAMS = 150
 MAX_PARAM_CHARS = 500
 PARAMS_PER_BATCH = 100
 """Azure ML takes 200 parameters a run and 100 a call, MLflow 500 characters a value."""
+THREAD = "platotk-mlflow"
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 STEP_METRIC = "env_steps"
 """Every iteration has it, so its history tells which iterations are there."""
@@ -62,7 +64,7 @@ class MlflowLog:
         """Hand on a journal line; never waits."""
         if self._thread is None:
             # Only now: importing MLflow takes seconds, which the first iteration would have to share.
-            self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
             self._thread.start()
         try:
             self._queue.put_nowait(line)
@@ -137,6 +139,7 @@ class MlflowLog:
     def _connect(self) -> None:
         """Find this run in the store or make it there, and see which iteration it has last."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for --json
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         if urlsplit(self._uri).scheme in ("", "file"):
@@ -144,6 +147,7 @@ class MlflowLog:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
         client = MlflowClient(tracking_uri=self._uri)
         known = self._run.info.get("mlflow") or {}
         known_id = known.get("run_id") if known.get("uri") == without_secrets(self._uri) else None
@@ -272,6 +276,11 @@ def _is_there(client: Any, run_id: str) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Whether a log record is about somebody else's requests; of ours, one warning says it all."""
+    return record.threadName != THREAD
 
 
 def _user() -> str | None:

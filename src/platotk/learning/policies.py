@@ -164,6 +164,7 @@ class RLlibSessions:
         """The best action for each row that has an observation."""
         import torch
         from ray.rllib.core.columns import Columns
+        from ray.rllib.utils.spaces.space_utils import unbatch
 
         policy, rows = self._policy, list(observations)
         if not rows:
@@ -184,9 +185,9 @@ class RLlibSessions:
             )
         actions = to_env.pop(Columns.ACTIONS)
         for_env = to_env.pop(Columns.ACTIONS_FOR_ENV, actions)
-        for index, row in enumerate(rows):
-            self._pending[row] = (actions[index], {key: value[index] for key, value in to_env.items()})
-        decoded = policy.adapter.decode_batch(list(for_env))
+        for index, (row, action) in enumerate(zip(rows, unbatch(actions), strict=True)):
+            self._pending[row] = (action, {key: value[index] for key, value in to_env.items()})
+        decoded = policy.adapter.decode_batch(for_env if isinstance(for_env, dict) else list(for_env))
         return dict(zip(rows, decoded, strict=True))
 
     def _observe(self, row: int, encoded: Any) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS, DefaultDQNRLModule
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.models.base import ENCODER_OUT
 from torch import Tensor
 
 from ..errors import AgentError
 from .filters import FrozenFilter, NumericFilter
-from .masking import categorical_slice
+from .masking import MaskedQ, categorical_slice
 from .policies import RLlibPolicy
 
 VECTOR = "vector"
@@ -28,6 +30,7 @@ class PolicyNetwork(torch.nn.Module):
     """The greedy policy as one graph.
 
     Attributes:
+        parts: Names of the parts of an observation, in the order of the inputs.
         input_names: Names of the inputs, in order: observation parts, then the memory.
         output_names: Names of the outputs, in order: action parts, then the memory.
         state: (input name, output name, shape without the batch) of each tensor of the memory.
@@ -39,11 +42,11 @@ class PolicyNetwork(torch.nn.Module):
         self._space = policy.adapter.encoded_action_space
         observation_space = policy.adapter.encoded_observation_space
         self._is_dict = isinstance(observation_space, spaces.Dict)
-        self._parts = (
+        self.parts = (
             list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else [VECTOR]
         )
         self._add_filter(_filter_of(policy))
-        self._is_q = hasattr(self.module, "compute_q_values")
+        self._is_q = isinstance(self.module, DefaultDQNRLModule)
         self._distribution = None if self._is_q else self.module.get_inference_action_dist_cls()
         self._categorical = None if isinstance(self._space, spaces.Box) else categorical_slice(self._space)
         paths = _flatten(self.module.get_initial_state() if policy.has_memory else {})
@@ -57,7 +60,7 @@ class PolicyNetwork(torch.nn.Module):
             if isinstance(self._space, spaces.Dict)
             else ["continuous" if isinstance(self._space, spaces.Box) else "discrete"]
         )
-        self.input_names = [*self._parts, *(entry[0] for entry in self.state)]
+        self.input_names = [*self.parts, *(entry[0] for entry in self.state)]
         self.output_names = [*self.actions, *(entry[1] for entry in self.state)]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -67,19 +70,17 @@ class PolicyNetwork(torch.nn.Module):
 
     def scores(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Distribution inputs (or Q-values) (B, k), and the memory after this step."""
-        parts = dict(zip(self._parts, inputs, strict=False))
+        parts = dict(zip(self.parts, inputs, strict=False))
         if VECTOR in parts:
             parts[VECTOR] = self._filtered(parts[VECTOR])
         batch: dict[str, Any] = {}
         has_memory = bool(self.state)
         if has_memory:  # recurrent modules want a time axis
             parts = {name: value.unsqueeze(1) for name, value in parts.items()}
-            batch[Columns.STATE_IN] = _unflatten(self._state_paths, inputs[len(self._parts) :])
+            batch[Columns.STATE_IN] = _unflatten(self._state_paths, inputs[len(self.parts) :])
         batch[Columns.OBS] = parts if self._is_dict else parts[VECTOR]
         if self._is_q:
-            from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
-
-            return self.module.compute_q_values(batch)[QF_PREDS], []
+            return self._q_values(batch), []
         output = self.module._forward_inference(batch)
         if Columns.ACTION_DIST_INPUTS not in output:
             raise AgentError(
@@ -91,6 +92,21 @@ class PolicyNetwork(torch.nn.Module):
             return scores, []
         after = dict(_flatten(output[Columns.STATE_OUT]))
         return scores.squeeze(1), [after[path] for path in self._state_paths]
+
+    def _q_values(self, batch: dict[str, Any]) -> Tensor:
+        """What tells one action's Q-value from another's (B, k).
+
+        RLlib's dueling head adds the state's value and takes off the mean advantage, which moves all actions alike (and
+        whose nanmean has no ONNX operator): the advantages alone are enough.
+        """
+        module = self.module
+        if not module.uses_dueling or module.num_atoms > 1:
+            values: Tensor = module.compute_q_values(batch)[QF_PREDS]
+            return values
+        advantages: Tensor = module.af(module.encoder(batch)[ENCODER_OUT])
+        if isinstance(module, MaskedQ):
+            advantages = module._apply_mask(advantages, batch)
+        return advantages
 
     def margins(self, scores: Tensor) -> np.ndarray[Any, Any]:
         """How decided each row is: the smallest gap between the two best values of a choice; inf without choices."""

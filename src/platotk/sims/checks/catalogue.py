@@ -1,7 +1,7 @@
 """The catalogue of what `plato check` can find: severity, meaning, and the code that cures it.
 
-Findings take their severity and cure from here unless a check knows better; the table in
-docs/learn/check.md is made from it by `python -m platotk.sims.checks.catalogue`.
+Findings take their severity and cure from here unless a check knows better; `table()` is the table in
+docs/learn/check.md.
 """
 
 from __future__ import annotations
@@ -405,9 +405,3 @@ CHECKS: dict[str, Check] = _catalogue(
     ("mapping", "note", "How observations and actions are learned from, leaf by leaf.", None),
 )
 """Every finding there can be, by id, in the order in which findings are listed."""
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(table() + "\n")
