@@ -29,7 +29,7 @@ SECTION = "startup"
 CHECK_ENV = """
 import gymnasium
 from gymnasium.utils.env_checker import check_env
-check_env(gymnasium.make("CartPole-v1").unwrapped)
+check_env(gymnasium.make("CartPole-v1").unwrapped, skip_render_check=True)
 """
 
 # Plain RLlib, with the values that platotk gives RLlib for the same project; prints when its first iteration
@@ -99,12 +99,8 @@ class Comparison:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="of each side, for the slow ones (the quick ones get 4x)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="of each side, for the slow ones (the quick ones get 4x)")
     parser.add_argument("--no-write", action="store_true", help="print only")
     options = parser.parse_args()
     text = report(compare_all(options.rounds))
@@ -121,12 +117,8 @@ def compare_all(rounds: int) -> list[Comparison]:
         project = Path(name)
         (project / "plato.yaml").write_text("sim: CartPole-v1\n")
         help_s = _take_turns(4 * rounds, _timed([*plato, "--help"]), _timed([python, "-c", "pass"]))
-        import_s = _take_turns(
-            4 * rounds, _timed([python, "-c", "import platotk"]), _timed([python, "-c", "pass"])
-        )
-        check_s = _take_turns(
-            rounds, _timed([*plato, "check", "-C", name]), _timed([python, "-c", CHECK_ENV])
-        )
+        import_s = _take_turns(4 * rounds, _timed([python, "-c", "import platotk"]), _timed([python, "-c", "pass"]))
+        check_s = _take_turns(rounds, _timed([*plato, "check", "-C", name]), _timed([python, "-c", CHECK_ENV]))
         train_s = _take_turns(rounds, lambda: _first_iteration(project), _bare_first_iteration)
     starts = [[start for start, _ in side] for side in train_s]
     ends = [[end for _, end in side] for side in train_s]
@@ -134,9 +126,7 @@ def compare_all(rounds: int) -> list[Comparison]:
         Comparison("`plato --help`", "`python -c pass`", *help_s, bound_s=0.3),
         Comparison("`import platotk`", "`python -c pass`", *import_s, bound_s=0.2),
         Comparison("`plato check` (CartPole)", "Gymnasium's `check_env`", *check_s, bound_s=8.0),
-        Comparison(
-            "`plato train`: first iteration starts", "bare RLlib, same config", *starts, bound_ratio=1.3
-        ),
+        Comparison("`plato train`: first iteration starts", "bare RLlib, same config", *starts, bound_ratio=1.3),
         Comparison("`plato train`: first iteration ends", "bare RLlib, same config", *ends),
     ]
 
@@ -217,9 +207,7 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GB, {platform.system()} {platform.release()}"
@@ -230,9 +218,7 @@ def versions() -> str:
     from importlib.metadata import version
 
     packages = ("platotk", "ray", "torch", "gymnasium", "typer")
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
-    )
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
 def commit() -> str:
@@ -242,19 +228,13 @@ def commit() -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return (git("rev-parse", "--short", "HEAD") or "none") + (
-        " with changes" if git("status", "--porcelain") else ""
-    )
+    return (git("rev-parse", "--short", "HEAD") or "none") + (" with changes" if git("status", "--porcelain") else "")
 
 
 def write_section(path: Path, name: str, text: str) -> None:
     """Put `text` in the place of the section `name` of a Markdown file, or at its end."""
     begin, end = f"<!-- {name}: written by benchmarks/{name}.py -->", f"<!-- end of {name} -->"
-    page = (
-        path.read_text("utf-8")
-        if path.exists()
-        else "# Results\n\nWritten by the scripts here, never by hand.\n"
-    )
+    page = path.read_text("utf-8") if path.exists() else "# Results\n\nWritten by the scripts here, never by hand.\n"
     section = f"{begin}\n{text}\n{end}"
     if begin in page:
         before, rest = page.split(begin, 1)

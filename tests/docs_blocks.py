@@ -71,9 +71,7 @@ def blocks(text: str) -> list[Block]:
         while number < len(lines) and lines[number].rstrip() != closing:
             number += 1
         above = lines[start - 2] if start >= 2 else ""
-        found.append(
-            _block(opening["info"].strip(), [row[indent:] for row in lines[start:number]], start, above)
-        )
+        found.append(_block(opening["info"].strip(), [row[indent:] for row in lines[start:number]], start, above))
         number += 1
     return found
 
@@ -99,9 +97,7 @@ def follow(page: Path, folder: Path) -> int:
     checkout.mkdir(parents=True)
     (checkout / ".venv").symlink_to(ROOT / ".venv")
     if (ROOT / "examples").exists():
-        shutil.copytree(
-            ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns("runs", "__pycache__")
-        )
+        shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     reader = _Reader(checkout, folder)
     done = 0
     for block in blocks(page.read_text("utf-8")):

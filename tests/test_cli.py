@@ -102,9 +102,7 @@ def test_python_m_platotk_is_the_same_command(tmp_path: Path) -> None:
 # --- wrong usage and errors
 
 
-@pytest.mark.parametrize(
-    "words", [["chekc"], ["check", "--nonsense"], ["assess", "--episodes", "0"], ["act"]]
-)
+@pytest.mark.parametrize("words", [["chekc"], ["check", "--nonsense"], ["assess", "--episodes", "0"], ["act"]])
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     said = here(*words)
     assert said.exit_code == 2
@@ -158,9 +156,7 @@ def test_a_run_cannot_be_compared_with_nothing(project: Path) -> None:
     assert "two runs or more" in said.stderr
 
 
-def test_what_the_users_own_code_raises_passes_through_whole(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_users_own_code_raises_passes_through_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sim = project / "plant.py"
     sim.write_text("def level():\n    raise ZeroDivisionError('the tank has no floor')\n")
 
@@ -348,9 +344,7 @@ def test_assess_json_is_the_summary_with_its_rows(trained: Path) -> None:
     said = here("assess", "one", "-C", trained, "--episodes", "3", "--seed", "5", "--json")
     summary = json.loads(said.stdout)
     assert summary["episodes"] == len(summary["rows"]) == 3
-    assert {"return_mean", "return_std", "episode_length_mean", "terminated_rate", "truncated_rate"} <= set(
-        summary
-    )
+    assert {"return_mean", "return_std", "episode_length_mean", "terminated_rate", "truncated_rate"} <= set(summary)
     again = here("assess", "one", "-C", trained, "--episodes", "3", "--seed", "5", "--json")
     assert json.loads(again.stdout)["return_mean"] == summary["return_mean"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from platotk.run import create_run
 
 from platotk import Finding, PlatoError, Project, ProjectError, Run, console
+from platotk.run import create_run
 
 
 def iteration(number: int, return_mean: float | None = None, **more: Any) -> dict[str, Any]:
@@ -137,7 +137,8 @@ def test_the_picture_shows_the_way_to_the_nearest_stop_rule(capsys: pytest.Captu
     console._people().print(view._picture())
     said = capsys.readouterr().err
     assert "Starting ... 0 s" in said
-    assert "return 25  ▁█  8,000 steps" in said
+    assert "return 25  8,000 steps" in said
+    assert "▁█  return" in said
     assert "2% of iterations" in said
     assert "checkpoint 1 evaluates to 30.5" in said
     assert "until return_mean" in said
@@ -172,9 +173,7 @@ def on_a_terminal(code: str, *, columns: int = 100, **env: str) -> str:
 
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-    clean = {
-        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "TERM", "CI")
-    }
+    clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "TERM", "CI")}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.DEVNULL,
@@ -239,9 +238,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
 # --- findings
 
 
-def test_findings_are_told_errors_first_with_place_and_cure(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_findings_are_told_errors_first_with_place_and_cure(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     found = [
         Finding("speed", "note", "2,000 steps/s", None, None),
         Finding("bounds", "error", "low is above high", "sim.py:12", "low=0,\nhigh=1,"),
@@ -305,9 +302,7 @@ def test_square_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> N
     assert "got [bold]5[/bold] :smile:" in capsys.readouterr().err
 
 
-def test_the_users_own_traceback_begins_with_their_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_users_own_traceback_begins_with_their_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sim = tmp_path / "sim.py"
     sim.write_text("def step():\n    return [][3]\n")
     names: dict[str, Any] = {}

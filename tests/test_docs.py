@@ -37,10 +37,7 @@ def test_only_blocks_that_cannot_run_anywhere_are_left_out() -> None:
 
 def test_every_fence_says_its_language() -> None:
     assert [
-        f"{_name(page)}:{b.line}"
-        for page in SOURCES
-        for b in blocks(page.read_text("utf-8"))
-        if not b.language
+        f"{_name(page)}:{b.line}" for page in SOURCES for b in blocks(page.read_text("utf-8")) if not b.language
     ] == []
 
 
@@ -60,10 +57,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_links_to_this_repository_name_what_is_in_it() -> None:
     ours = re.compile(r"https://github\.com/Azure/plato/(?:tree|blob)/main/([^)#\s]+)")
     missing = {
-        target
-        for page in SOURCES
-        for target in ours.findall(page.read_text("utf-8"))
-        if not (ROOT / target).exists()
+        target for page in SOURCES for target in ours.findall(page.read_text("utf-8")) if not (ROOT / target).exists()
     }
     assert missing == set()
 

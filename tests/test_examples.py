@@ -219,9 +219,7 @@ def test_a_simple_controller_beats_a_fixed_valve() -> None:
             is_over = False
             while not is_over:
                 error = float(observation["level"][0] - observation["setpoint"][0])
-                observation, reward, terminated, truncated, _ = valve(
-                    sim, min(max(0.4 + gain * error, 0.0), 1.0)
-                )
+                observation, reward, terminated, truncated, _ = valve(sim, min(max(0.4 + gain * error, 0.0), 1.0))
                 total, is_over = total + reward, terminated or truncated
         return total / 10
 

@@ -51,11 +51,37 @@ def test_the_command_is_plato_when_that_is_this_installations(monkeypatch: pytes
     assert subprocess.run([*command, "--version"], capture_output=True, check=True).stdout
 
 
-def test_another_installations_plato_on_path_is_not_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_installations_plato_on_path_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "plato"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert formats.plato_command() != "plato"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("created", "2026-11-23T02:43:47.433246+00:00", "2026-11-23 02:43:47 UTC"),
+        ("seed", 1_000_003, "1000003"),
+        ("env_steps", 1_000_003, "1,000,003"),
+        ("return_mean", None, "-"),
+        ("is_whole", True, "True"),
+        ("jobs", [1, float("nan")], "[1, null]"),
+    ],
+)
+def test_figures_are_shown_as_their_key_asks(key: str, value: object, shown: str) -> None:
+    assert formats.figure(key, value) == shown
+
+
+def test_json_can_say_everything_finite() -> None:
+    import numpy as np
+
+    value = {"a": float("inf"), 2: np.float32(1.5), "c": (np.arange(2), Path("x")), "d": None}
+    assert formats.finite(value) == {"a": None, "2": 1.5, "c": [[0, 1], "x"], "d": None}
+
+
+def test_a_path_is_as_short_as_it_can_be_typed_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert formats.shown(tmp_path / "runs/one") == "runs/one"
+    assert formats.shown(tmp_path.parent) == str(tmp_path.parent)

@@ -220,8 +220,6 @@ def test_killed_at_random_moments_steps_still_rise_without_a_gap(path: Path) -> 
         assert written == list(range(1, len(written) + 1))
         start = max(0, len(written) - 2)
     Journal(path).discard_after(start)
-    discarded = [
-        (found["iteration"], found["attempt"]) for found in read(path.with_name("metrics.discarded.jsonl"))
-    ]
+    discarded = [(found["iteration"], found["attempt"]) for found in read(path.with_name("metrics.discarded.jsonl"))]
     assert discarded
     assert len(discarded) == len(set(discarded))

@@ -84,10 +84,7 @@ def test_agents_need_neither_ray_nor_torch_nor_pickle() -> None:
     files = [path for path in (SOURCE / "agents").rglob("*.py") if not path.name.startswith("export")]
     assert files
     assert [
-        f"{name_of(path)} imports {module}"
-        for path in files
-        for module in imports(path)
-        if within(module, *refused)
+        f"{name_of(path)} imports {module}" for path in files for module in imports(path) if within(module, *refused)
     ] == []
 
 

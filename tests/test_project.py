@@ -242,13 +242,9 @@ def test_a_project_needs_a_sim(here: Path) -> None:
 
 
 def test_python_raises_project_errors_too() -> None:
-    with pytest.raises(
-        ProjectError, match=r"Project\(trainning\): unknown key 'trainning'. Did you mean 'training'\?"
-    ):
+    with pytest.raises(ProjectError, match=r"Project\(trainning\): unknown key 'trainning'. Did you mean 'training'\?"):
         Project(sim="CartPole-v1", trainning={})
-    with pytest.raises(
-        ProjectError, match=r"Project\(stop\.iterations\): stop\.iterations is 'x'; expected a whole"
-    ):
+    with pytest.raises(ProjectError, match=r"Project\(stop\.iterations\): stop\.iterations is 'x'; expected a whole"):
         Project(sim="CartPole-v1", stop={"iterations": "x"})
     with pytest.raises(ProjectError, match="a class or function"):
         Project(sim=Room())
@@ -436,9 +432,7 @@ def test_the_schema_documents_every_key() -> None:
     assert schema["additionalProperties"] is False
     sections = [schema, *schema["$defs"].values()]
     about = {key: about for section in sections for key, about in section["properties"].items()}
-    undocumented = {
-        key for key, details in about.items() if "description" not in details and "$ref" not in details
-    }
+    undocumented = {key for key, details in about.items() if "description" not in details and "$ref" not in details}
     assert undocumented == set()
     assert all("description" in section for section in sections)
     json.dumps(schema)

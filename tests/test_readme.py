@@ -56,9 +56,7 @@ def test_the_lock_names_no_place_to_download_from() -> None:
 def test_the_demo_leads_a_new_shell_to_a_project_of_its_own(tmp_path: Path) -> None:
     """The demo on a copy of the sample, cut to two iterations; then its last lines in a bare shell."""
     example = tmp_path / "simple-adder"
-    shutil.copytree(
-        ROOT / "examples/simple-adder", example, ignore=shutil.ignore_patterns("runs", "__pycache__")
-    )
+    shutil.copytree(ROOT / "examples/simple-adder", example, ignore=shutil.ignore_patterns("runs", "__pycache__"))
     demo = subprocess.run(
         ["make", "demo", f"DEMO={example}", "DEMO_TRAIN=--set stop.iterations=2", "-o.venv/.installed"],
         cwd=ROOT,
@@ -75,9 +73,7 @@ def test_the_demo_leads_a_new_shell_to_a_project_of_its_own(tmp_path: Path) -> N
     home.mkdir()
     bare = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     script = "\n".join([*typed[:-1], "plato train --set stop.iterations=2"])
-    shell = subprocess.run(
-        ["bash", "-euc", script], cwd=home, env=bare, capture_output=True, text=True, check=False
-    )
+    shell = subprocess.run(["bash", "-euc", script], cwd=home, env=bare, capture_output=True, text=True, check=False)
     assert shell.returncode == 0, shell.stdout + shell.stderr
     runs = list(home.glob("first-agent/runs/*/metrics.jsonl"))
     assert len(runs) == 1

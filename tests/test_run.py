@@ -79,9 +79,7 @@ def test_a_run_is_named_by_when_what_and_how(project: Project) -> None:
         (None, None, "ppo"),
     ],
 )
-def test_the_algorithm_ends_the_name(
-    tmp_path: Path, algorithm: str | None, resolved: str | None, word: str
-) -> None:
+def test_the_algorithm_ends_the_name(tmp_path: Path, algorithm: str | None, resolved: str | None, word: str) -> None:
     project = Project(name="cart", sim="CartPole-v1", algorithm=algorithm)
     run = create_run(project, runs_dir=tmp_path, algorithm=resolved)
     assert run.name.endswith(f"-cart-{word}")
@@ -113,9 +111,7 @@ def test_the_resolved_project_is_kept_and_read_back(project: Project) -> None:
 def test_git_is_recorded_and_runs_do_not_make_it_dirty(project: Project) -> None:
     def git(*words: str) -> str:
         who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
-        done = subprocess.run(
-            ["git", *who, *words], cwd=project.root, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", *who, *words], cwd=project.root, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     assert create_run(project).info["git"] is None  # no checkout
@@ -225,9 +221,7 @@ def test_evaluations_are_those_of_iterations_that_are_still_there(run: Run) -> N
 def test_duration_is_that_of_the_last_attempt(run: Run) -> None:
     assert run.duration_s is None
     began = datetime.now(timezone.utc) - timedelta(minutes=10)
-    run.update(
-        started=began.isoformat(), ended=(began + timedelta(seconds=90)).isoformat(), status="finished"
-    )
+    run.update(started=began.isoformat(), ended=(began + timedelta(seconds=90)).isoformat(), status="finished")
     assert run.duration_s == pytest.approx(90)
     run.update(ended=None, status="running")
     assert run.duration_s == pytest.approx(600, abs=30)
@@ -258,9 +252,7 @@ def test_a_run_whose_process_was_killed_is_interrupted(run: Run) -> None:
 
 
 def test_a_child_that_outlives_its_killed_parent_does_not_hold_the_run(run: Run) -> None:
-    forks = HOLDS.replace(
-        'print("ready", flush=True)', "import os\n    if os.fork(): print('ready', flush=True)"
-    )
+    forks = HOLDS.replace('print("ready", flush=True)', "import os\n    if os.fork(): print('ready', flush=True)")
     with another_process(forks, run.path) as other:
         other.kill()
         other.wait()
@@ -289,9 +281,7 @@ def three(project: Project) -> list[Run]:
     return made
 
 
-def test_runs_are_listed_newest_first_and_other_folders_passed_over(
-    project: Project, three: list[Run]
-) -> None:
+def test_runs_are_listed_newest_first_and_other_folders_passed_over(project: Project, three: list[Run]) -> None:
     (project.root / "runs/notes").mkdir()
     (project.root / "runs/curves.html").write_text("")
     assert [run.name for run in runs(project=project)] == ["valve", "pump-2", "pump-1"]
@@ -336,9 +326,7 @@ def test_a_run_is_found_by_name_prefix_path_or_as_the_newest(project: Project, t
         ("vlave", r"no run is called 'vlave' .*\nDid you mean valve\? There are: valve, pump-2, pump-1"),
     ],
 )
-def test_what_is_not_found_names_what_there_is(
-    project: Project, three: list[Run], ref: str, says: str
-) -> None:
+def test_what_is_not_found_names_what_there_is(project: Project, three: list[Run], ref: str, says: str) -> None:
     with pytest.raises(RunNotFoundError) as raised:
         find_run(ref, runs_dir=project.root / "runs")
     assert re.search(says, str(raised.value))

@@ -26,9 +26,7 @@ def test_without_a_source_there_is_a_project_file_and_a_sim_to_fill_in(tmp_path:
     sim = sim_spec(project).make()
     check_env(sim, skip_render_check=True)
     assert sim.reset(seed=3)[0] == sim.reset(seed=3)[0]
-    assert [f"STEP {number}" in (tmp_path / "sim.py").read_text("utf-8") for number in (1, 2, 3)] == [
-        True
-    ] * 3
+    assert [f"STEP {number}" in (tmp_path / "sim.py").read_text("utf-8") for number in (1, 2, 3)] == [True] * 3
 
 
 def test_the_sim_to_fill_in_stays_within_its_bounds(tmp_path: Path) -> None:
@@ -168,9 +166,7 @@ def test_an_unknown_source_suggests_the_nearest(source: str, meant: str, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    "source", ["../simple-adder", "", "a b", "sim: x", "no_such_module:Thing-v0", "x\ny: 1"]
-)
+@pytest.mark.parametrize("source", ["../simple-adder", "", "a b", "sim: x", "no_such_module:Thing-v0", "x\ny: 1"])
 def test_what_cannot_be_a_source_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="neither an example nor a Gymnasium id"):
         starters.init(tmp_path, source=source)

@@ -117,9 +117,7 @@ def test_every_key_and_element_has_its_line() -> None:
 
 
 def test_a_key_set_twice_tells_both_lines() -> None:
-    assert refused("sim: a\nseed: 1\nsim: b\n").startswith(
-        "plato.yaml:3: 'sim' is set twice (first on line 1)"
-    )
+    assert refused("sim: a\nseed: 1\nsim: b\n").startswith("plato.yaml:3: 'sim' is set twice (first on line 1)")
     assert "plato.yaml:3: 'lr' is set twice" in refused("training:\n  lr: 1\n  lr: 2\n")
 
 

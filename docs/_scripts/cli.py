@@ -25,6 +25,7 @@ resume me.
 def page() -> str:
     """The whole page, in the order in which `plato --help` lists the commands."""
     import typer
+
     from platotk.cli import app
 
     group: Any = typer.main.get_command(app)
@@ -38,9 +39,7 @@ def _command(command: Any) -> str:
     usage = " ".join([f"plato {command.name}", *command.collect_usage_pieces(context)])
     help_text = inspect.cleandoc(command.help or "").replace("\f", "")
     lines = [f"## plato {command.name}", "", f"`{usage}`", "", help_text, ""]
-    rows = [
-        _row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)
-    ]
+    rows = [_row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)]
     if rows:
         lines += ["| | |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)

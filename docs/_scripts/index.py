@@ -30,7 +30,5 @@ def _turn(link: re.Match[str]) -> str:
 
 if __name__ == "__main__":
     page = ROOT / "docs/index.md"
-    text = index(
-        (ROOT / "README.md").read_text("utf-8"), page.read_text("utf-8") if page.exists() else MARKER
-    )
+    text = index((ROOT / "README.md").read_text("utf-8"), page.read_text("utf-8") if page.exists() else MARKER)
     page.write_text(text, "utf-8")

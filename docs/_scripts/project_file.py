@@ -99,8 +99,7 @@ def page() -> str:
     keys = schema["properties"]
     rows = ["| Key | Takes | Default |", "| --- | --- | --- |"]
     rows += [
-        f"| [`{name}`](#{name}) | {_takes(about, schema)} | {_default(name, about)} |"
-        for name, about in keys.items()
+        f"| [`{name}`](#{name}) | {_takes(about, schema)} | {_default(name, about)} |" for name, about in keys.items()
     ]
     parts = [INTRO, "## Keys", "", *rows, ""]
     for name, about in keys.items():

@@ -32,9 +32,7 @@ def config():
             vf_clip_param=float("inf"),
         )
         .rl_module(
-            model_config=DefaultModelConfig(
-                fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False
-            )
+            model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False)
         )
         .callbacks(CountArrivals)
     )

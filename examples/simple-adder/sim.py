@@ -30,9 +30,7 @@ class SimpleAdder(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)  # seeds self.np_random
-        start = self.np_random.integers(
-            0, 101
-        )  # drawn in any case, so that options do not shift what follows
+        start = self.np_random.integers(0, 101)  # drawn in any case, so that options do not shift what follows
         self.value = int((options or {}).get("value", start))
         self.num_steps = 0
         return self._observation(), {}

@@ -33,9 +33,7 @@ ProjectPath = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, and nothing else there.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of plato.yaml by its dotted path. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of plato.yaml by its dotted path. Repeatable."),
 ]
 RunRef = Annotated[
     str | None,
@@ -129,15 +127,11 @@ def plato(
 def init(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="[PATH]", help="The folder; made if need be. Default: here.", show_default=False
-        ),
+        typer.Argument(metavar="[PATH]", help="The folder; made if need be. Default: here.", show_default=False),
     ] = Path(),
     source: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="WHAT", help="A Gymnasium id, or simple-adder. Default: a sim.py to fill in."
-        ),
+        typer.Option("--from", metavar="WHAT", help="A Gymnasium id, or simple-adder. Default: a sim.py to fill in."),
     ] = None,
     project: Annotated[Path | None, typer.Option("-C", metavar="PATH", help="Where PATH begins.")] = None,
     as_json: AsJson = False,
@@ -153,9 +147,7 @@ def init(
         console.started(folder, files)
 
 
-@app.command(
-    cls=_Command, epilog=_examples("plato check", "plato check --json", "plato check --set algorithm=SAC")
-)
+@app.command(cls=_Command, epilog=_examples("plato check", "plato check --json", "plato check --set algorithm=SAC"))
 def check(
     project: ProjectPath = None,
     overrides: Overrides = None,
@@ -332,9 +324,7 @@ def act(
     source: Annotated[
         str | None, typer.Option("--from", metavar="RUN", help="Which run acts. Default: the newest.")
     ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="JSON", help="The action mask, where the sim has one.")
-    ] = None,
+    mask: Annotated[str | None, typer.Option(metavar="JSON", help="The action mask, where the sim has one.")] = None,
     checkpoint: CheckpointRef = "best",
     project: ProjectPath = None,
     as_json: AsJson = False,
@@ -406,8 +396,23 @@ def _example(run: Run) -> str | None:
 
     space = spaces.space_from_json(run.info["spaces"]["observation"])
     space.seed(0)
-    example = json.dumps(spaces.to_json(space, space.sample()))
-    return example if len(example) <= LONGEST_EXAMPLE else None
+    exact = spaces.to_json(space, space.sample())
+    for example in (_rounded(exact), exact):
+        try:
+            spaces.from_json(space, example)
+        except PlatoError:
+            continue  # rounded out of the bounds
+        text = json.dumps(example)
+        return text if len(text) <= LONGEST_EXAMPLE else None
+    return None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def _parsed(text: str, what: str) -> Any:

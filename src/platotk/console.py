@@ -149,7 +149,7 @@ def compared(rows: Sequence[Mapping[str, Any]], page: Path | None) -> None:
     for key in dict.fromkeys(key for row in rows for key in row if key not in ("run", "path")):
         values = [row.get(key) for row in rows]
         if any(value not in (None, "", [], {}) for value in values):
-            table.add_row(label(key), *(figure(value) for value in values))
+            table.add_row(label(key), *(figure(key, value) for value in values))
     people.print(table)
     if page is not None:
         _say(people, f"  curves  {shown(page)}")
@@ -216,9 +216,7 @@ class TrainingView:
         if _is_live(self._people):
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self._picture, console=self._people, refresh_per_second=4, transient=True
-            )
+            self._live = Live(get_renderable=self._picture, console=self._people, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -227,11 +225,7 @@ class TrainingView:
     ) -> None:
         self._close()
         if problem is not None:
-            told = (
-                str(problem)
-                if isinstance(problem, PlatoError)
-                else "".join(_traceback.format_exception(problem))
-            )
+            told = str(problem) if isinstance(problem, PlatoError) else "".join(_traceback.format_exception(problem))
             self._log.add(f"{kind.__name__ if kind else 'Error'}: {told}".rstrip())
         self._log.close()
 
@@ -299,9 +293,7 @@ class TrainingView:
         """The plain line of the last iteration, if it has not been told."""
         if self._untold is None:
             return
-        line = "  ".join(
-            filter(None, [*_figures(self._untold), _distance(self._untold, 0.0), self._evaluated])
-        )
+        line = "  ".join(filter(None, [*_figures(self._untold), _distance(self._untold, 0.0), self._evaluated]))
         if self._live is None:
             _say(self._people, line)
         self._log.add(line)
@@ -323,16 +315,15 @@ class TrainingView:
         now = time.monotonic()
         if self._line is None:
             return _text(f"{self._doing} ... {duration(now - self._began)}", "dim")
-        figures = _figures(self._line)
-        if _is_unicode(self._people):
-            figures.insert(2, sparkline(self._returns))
         fraction = self._line["progress"]["fraction"]
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
             ProgressBar(total=None if fraction is None else 1.0, completed=fraction or 0.0, width=30),
             _text(_distance(self._line, now - self._line_at)),
         )
-        lines: list[RenderableType] = [_text("  ".join(figures)), bar]
+        lines: list[RenderableType] = [_text("  ".join(_figures(self._line))), bar]
+        if self._returns and _is_unicode(self._people):
+            lines.append(_text(f"{sparkline(self._returns)}  return"))
         if self._evaluated:
             lines.append(_text(self._evaluated, "dim"))
         if self._doing == "Stopping":
@@ -456,7 +447,7 @@ def _pairs(people: Console, values: Mapping[str, Any], skip: Sequence[str] = ())
     width = max((len(key) for key in told), default=0)
     for key, value in told.items():
         for at, line in enumerate(value if isinstance(value, list) else [value]):
-            _say(people, f"  {'' if at else label(key):<{width}}  {figure(line)}")
+            _say(people, f"  {'' if at else label(key):<{width}}  {figure(key, line)}")
 
 
 def _status(status: str) -> Any:

@@ -94,6 +94,4 @@ class MissingExtraError(PlatoError):
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error for an optional dependency that is not there, with the line that installs it."""
-    return MissingExtraError(
-        f"{package} is not installed.", hint=f"Install it with: pip install 'platotk[{extra}]'"
-    )
+    return MissingExtraError(f"{package} is not installed.", hint=f"Install it with: pip install 'platotk[{extra}]'")

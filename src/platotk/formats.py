@@ -86,12 +86,14 @@ def label(key: str) -> str:
     return key.replace("_", " ")
 
 
-def figure(value: Any) -> str:
-    """Any value on one line: numbers for reading, lists and dicts as JSON."""
+def figure(key: str, value: Any) -> str:
+    """A value on one line, as its key asks: times in UTC, seeds as typed, lists and dicts as JSON."""
+    if key in ("created", "started", "ended") and isinstance(value, str):
+        return f"{value[:19].replace('T', ' ')} UTC"
     if isinstance(value, (list, dict)):
         return json.dumps(finite(value))
     is_number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-    return number(value) if is_number else str(value)
+    return number(value) if is_number and not (key == "seed" and value is not None) else str(value)
 
 
 def finite(value: Any) -> Any:

@@ -107,9 +107,7 @@ def _locked(path: Path, what: str) -> Any:
                 path.unlink(missing_ok=True)
                 continue
             who = "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
-            raise PlatoError(
-                f"{what} is being written by {who}.", hint="Wait for it, or stop it first."
-            ) from None
+            raise PlatoError(f"{what} is being written by {who}.", hint="Wait for it, or stop it first.") from None
         except OSError as error:
             stream.close()
             raise PlatoError(

@@ -182,9 +182,7 @@ class Project(Section):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ProjectError(
-                f"{path}: {error.strerror or error}", hint="Start a project with: plato init"
-            ) from None
+            raise ProjectError(f"{path}: {error.strerror or error}", hint="Start a project with: plato init") from None
         shown = _shown_path(path)
         document = strict_yaml.parse(content, shown)
         if not isinstance(document.data, dict):
@@ -204,9 +202,7 @@ class Project(Section):
         Raises:
             ProjectError: A path or value is wrong.
         """
-        given = {
-            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
-        }
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         given = {name: _given(value) for name, value in given.items()}
         fields, source = errors.override(given, overrides, self._source, type(self))
         return type(self)(**fields, _source=source, _root=self._root)
@@ -257,9 +253,7 @@ class Project(Section):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", value) or _is_reserved(
-            value
-        ):
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", value) or _is_reserved(value):
             raise ValueError("expected at most 64 letters, digits, '.', '_', '-', for it names folders")
         return value
 
@@ -311,9 +305,7 @@ class Project(Section):
     def _some_rule(cls, value: Any) -> Any:
         value = section(value)
         if value and all(rule is None for rule in value.values()):
-            raise ValueError(
-                f"no rule is set, so training would never end; set one of {', '.join(Stop.model_fields)}"
-            )
+            raise ValueError(f"no rule is set, so training would never end; set one of {', '.join(Stop.model_fields)}")
         return value or {"iterations": 100}
 
     @field_validator("backends")
@@ -344,9 +336,7 @@ def _on_one_line(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     return {
-        key: " ".join(inner.split())
-        if key == "description" and isinstance(inner, str)
-        else _on_one_line(inner)
+        key: " ".join(inner.split()) if key == "description" and isinstance(inner, str) else _on_one_line(inner)
         for key, inner in schema.items()
     }
 

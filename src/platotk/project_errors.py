@@ -115,15 +115,11 @@ def override(
         dotted, equals, written = text.partition("=")
         key = tuple(part.strip() for part in dotted.split("."))
         if not equals or not all(key):
-            raise ProjectError(
-                f"--set {text}: expected key=value", hint="For example: --set training.lr=1e-3"
-            )
+            raise ProjectError(f"--set {text}: expected key=value", hint="For example: --set training.lr=1e-3")
         if key[0] not in model.model_fields:
             named = replace(source, lines={}, overridden=frozenset({key[:1]}))
             raise ProjectError(
-                unknown_key(key[:1], named, model).message.replace(
-                    f"--set {key[0]}:", f"--set {dotted.strip()}:", 1
-                )
+                unknown_key(key[:1], named, model).message.replace(f"--set {key[0]}:", f"--set {dotted.strip()}:", 1)
             )
         value = strict_yaml.parse(written, f"--set {dotted.strip()}").data
         inner = fields
@@ -131,9 +127,7 @@ def override(
             below = inner.get(part)
             if below is not None and not isinstance(below, dict):
                 section = ".".join(key[:depth])
-                raise ProjectError(
-                    f"--set {dotted.strip()}: {section} is {below!r}, which has nothing inside"
-                )
+                raise ProjectError(f"--set {dotted.strip()}: {section} is {below!r}, which has nothing inside")
             inner[part] = dict(below or {})
             inner = inner[part]
         inner[key[-1]] = value
@@ -181,10 +175,6 @@ def _complaint(key: Key, detail: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = (
-        {None: "null", True: "true", False: "false"}.get(value)
-        if isinstance(value, (bool, type(None)))
-        else None
-    )
+    shown = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (bool, type(None))) else None
     shown = shown or repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -48,9 +48,7 @@ def seconds(value: Any) -> float:
         ValueError: It is neither.
     """
     if isinstance(value, str):
-        match = re.fullmatch(
-            r"(?=.)(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", value.replace(" ", "")
-        )
+        match = re.fullmatch(r"(?=.)(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", value.replace(" ", ""))
         try:
             if match:
                 parts = zip(match.groups(), (86400, 3600, 60, 1), strict=True)
@@ -75,9 +73,7 @@ def section(value: Any) -> Any:
     return dict(value)
 
 
-_DURATION = {
-    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[\d.]+[smhd]"}]
-}
+_DURATION = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^[\d.]+[smhd]"}]}
 CODE = {"type": "string"}
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(whole)]
@@ -85,9 +81,7 @@ Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]
 Words = Annotated[str, Field(min_length=1), BeforeValidator(_text)]
-Seconds = Annotated[
-    float, Field(gt=0, allow_inf_nan=False), BeforeValidator(seconds), WithJsonSchema(_DURATION)
-]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(seconds), WithJsonSchema(_DURATION)]
 Free = Annotated[dict[str, Any], BeforeValidator(section)]
 
 

@@ -105,7 +105,7 @@ class Run:
     def project(self) -> Project:
         """The resolved project of this run, with its modules where they were; can be set.
 
-        A run that was just trained keeps the very project it was given, whose sim may be an object that no file can hold.
+        A run that was just trained keeps the project it was given, whose sim may be an object that no file can hold.
         """
         if self._project is not None:
             return self._project
@@ -290,30 +290,22 @@ def find_run(ref: str | os.PathLike[str] | None = None, *, runs_dir: Path | str)
             raise RunNotFoundError(f"there are no runs in {runs_dir}.", hint="Make one with: plato train")
         return newest
     text = os.fspath(ref)
-    matching = [run for run in there if run.name == text] or [
-        run for run in there if run.name.startswith(text)
-    ]
+    matching = [run for run in there if run.name == text] or [run for run in there if run.name.startswith(text)]
     if len(matching) == 1:
         return _require_whole(matching[0])
     if matching:
         names = ", ".join(run.name for run in matching[:8])
-        raise RunNotFoundError(
-            f"{len(matching)} runs in {runs_dir} begin with {text!r}.", hint=f"Which: {names}?"
-        )
+        raise RunNotFoundError(f"{len(matching)} runs in {runs_dir} begin with {text!r}.", hint=f"Which: {names}?")
     listed = [run.name for run in there]
     near = get_close_matches(text, listed, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""
     names = ", ".join(listed[:8]) + (" ..." if len(listed) > 8 else "")
-    raise RunNotFoundError(
-        f"no run is called {text!r} in {runs_dir}.", hint=f"{meant}There are: {names or 'none'}"
-    )
+    raise RunNotFoundError(f"no run is called {text!r} in {runs_dir}.", hint=f"{meant}There are: {names or 'none'}")
 
 
 def _require_whole(run: Run) -> Run:
     if run.problem is not None:
-        raise RunNotFoundError(
-            f"run {run.name} is broken: {run.problem}", hint="plato runs lists the others."
-        )
+        raise RunNotFoundError(f"run {run.name} is broken: {run.problem}", hint="plato runs lists the others.")
     return run
 
 

@@ -76,8 +76,7 @@ def _require_gymnasium_id(source: str, shipped: list[str]) -> None:
         name for name in names if name.lower().partition("-v")[0] == source.lower().partition("-v")[0]
     ]
     raise ProjectError(
-        f"--from {source}: neither an example nor a Gymnasium id."
-        + (f" Did you mean {near[-1]!r}?" if near else ""),
+        f"--from {source}: neither an example nor a Gymnasium id." + (f" Did you mean {near[-1]!r}?" if near else ""),
         hint=f"Examples: {', '.join(shipped)}. Ids: those of gymnasium.registry, such as CartPole-v1.",
     )
 
@@ -106,7 +105,5 @@ def _write(folder: Path, files: dict[str, str]) -> list[Path]:
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
-        raise ProjectError(
-            f"{error.filename or folder}: {error.strerror or error}; nothing was written"
-        ) from error
+        raise ProjectError(f"{error.filename or folder}: {error.strerror or error}; nothing was written") from error
     return written

@@ -26,9 +26,7 @@ _PATTERNS = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     # Python's own literals: 7, 1_000, 0x1F; not 007.
-    "int": re.compile(
-        r"[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+)"
-    ),
+    "int": re.compile(r"[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+)"),
     # Python's own literals: 1.5, .5, 3e-4, 1_000.0; and YAML's .inf and .nan, for which Python has none.
     "float": re.compile(
         rf"[-+]?(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][-+]?{_DIGITS})?|{_DIGITS}[eE][-+]?{_DIGITS}"
@@ -85,9 +83,7 @@ def parse(content: str | bytes, name: str) -> Document:
 
 def dump(data: Any) -> str:
     """YAML that `parse` reads back as the same data, keys in their own order."""
-    return yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110
-    )
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110)
 
 
 class _Loader(yaml.SafeLoader):
@@ -97,9 +93,7 @@ class _Loader(yaml.SafeLoader):
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:
-            return _TAG + next(
-                (kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(value)), "str"
-            )
+            return _TAG + next((kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(value)), "str")
         if kind is yaml.ScalarNode:
             return f"{_TAG}str"
         return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
@@ -137,9 +131,7 @@ class _Reader:
             return values
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
-        raise self.error(
-            node, f"the tag {_shown(node.tag)} is not allowed", "The project file is plain data."
-        )
+        raise self.error(node, f"the tag {_shown(node.tag)} is not allowed", "The project file is plain data.")
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
@@ -152,9 +144,7 @@ class _Reader:
             here = (*path, str(key))
             if key in values:
                 first = self.lines[here]
-                raise self.error(
-                    key_node, f"{key!r} is set twice (first on line {first})", "Keep one of them."
-                )
+                raise self.error(key_node, f"{key!r} is set twice (first on line {first})", "Keep one of them.")
             self.lines[here] = key_node.start_mark.line + 1
             values[key] = self.read(value_node, here)
         return values
@@ -164,9 +154,7 @@ class _Reader:
         if kind == "str":
             return text
         if kind not in _PATTERNS:
-            raise self.error(
-                node, f"the tag {_shown(node.tag)} is not allowed", "The project file is plain data."
-            )
+            raise self.error(node, f"the tag {_shown(node.tag)} is not allowed", "The project file is plain data.")
         if not _PATTERNS[kind].fullmatch(text):
             raise self.error(node, f"{text!r} is not {_shown(node.tag)}")
         if kind == "null":
@@ -214,6 +202,4 @@ def _represent_list(dumper: yaml.SafeDumper, data: Iterable[Any]) -> yaml.Node:
 
 _Dumper.add_representer(list, _represent_list)
 for _kind in ("int", "float"):
-    _Dumper.add_implicit_resolver(
-        _TAG + _kind, re.compile(rf"^(?:{_PATTERNS[_kind].pattern})$"), list("-+.0123456789")
-    )
+    _Dumper.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_PATTERNS[_kind].pattern})$"), list("-+.0123456789"))

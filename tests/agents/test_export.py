@@ -53,13 +53,18 @@ MIXED = gym.spaces.Dict(
     mode=gym.spaces.Discrete(3, start=2),
     steps=gym.spaces.Box(-1000, 1000, (), np.int64),
 )
-IMAGE = gym.spaces.Dict(camera=gym.spaces.Box(0, 255, (12, 16, 3), np.uint8), speed=gym.spaces.Box(0, 9, (1,), np.float32))
+IMAGE = gym.spaces.Dict(
+    camera=gym.spaces.Box(0, 255, (12, 16, 3), np.uint8), speed=gym.spaces.Box(0, 9, (1,), np.float32)
+)
 CASES: dict[str, dict[str, Any]] = {
     "discrete": {"action_space": gym.spaces.Discrete(4, start=-2)},
     "mixed": {"action_space": MIXED},
     "image": {"observation_space": IMAGE, "action_space": gym.spaces.MultiDiscrete([3, 4], start=[1, 1])},
     "mask": {"action_space": gym.spaces.Discrete(5), "has_mask": True},
-    "lstm": {"action_space": gym.spaces.Discrete(3), "rl_module": {"model_config": {"use_lstm": True, "lstm_cell_size": 16}}},
+    "lstm": {
+        "action_space": gym.spaces.Discrete(3),
+        "rl_module": {"model_config": {"use_lstm": True, "lstm_cell_size": 16}},
+    },
     "sac": {
         "action_space": gym.spaces.Box(-2, 3, (2,), np.float64),
         "algorithm": "SAC",
@@ -80,7 +85,11 @@ def project(observation_space=VECTOR, action_space=None, has_mask=False, **field
     return Project(
         sim=Plant,
         name="plant",
-        sim_config={"observation_space": observation_space, "action_space": action_space, "has_mask": has_mask},
+        sim_config={
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "has_mask": has_mask,
+        },
         stop={"iterations": 1},
         tracking={"mlflow": False},
         **fields,
@@ -103,6 +112,9 @@ def test_the_agent_acts_as_the_trained_policy(name: str, tmp_path: Path):
 
 def test_a_large_offset_is_normalised_exactly(tmp_path):
     pressure = gym.spaces.Box(101_320, 101_330, (1,), np.float32)
-    run = train(project(observation_space=pressure, action_space=gym.spaces.Box(-1, 1, (1,), np.float32)), runs_dir=tmp_path)
+    run = train(
+        project(observation_space=pressure, action_space=gym.spaces.Box(-1, 1, (1,), np.float32)),
+        runs_dir=tmp_path,
+    )
     proof = Agent.load(export(run)).verify()
     assert proof.max_error <= 1e-5

@@ -17,9 +17,7 @@ def startup() -> SimpleNamespace:
 
 
 def test_a_bound_that_is_not_kept_is_said(startup: SimpleNamespace) -> None:
-    slow = startup.Comparison(
-        "`plato --help`", "`python -c pass`", [0.5, 0.4, 0.6], [0.1, 0.1, 0.1], bound_s=0.3
-    )
+    slow = startup.Comparison("`plato --help`", "`python -c pass`", [0.5, 0.4, 0.6], [0.1, 0.1, 0.1], bound_s=0.3)
     assert "NOT kept" in slow.row()
     assert "0.50 (0.40 to 0.60, n=3)" in slow.row()
     quick = startup.Comparison("train", "bare", [1.2], [1.0], bound_ratio=1.3)

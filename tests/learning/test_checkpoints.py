@@ -191,9 +191,7 @@ def forget_the_hash(path: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_damage_is_found_and_walked_past(
-    damage: Callable[[Path], None], says: str, run_path: Path, algo: Any
-) -> None:
+def test_damage_is_found_and_walked_past(damage: Callable[[Path], None], says: str, run_path: Path, algo: Any) -> None:
     path = run_path / "checkpoints" / "000015"
     damage(path)
 
@@ -326,9 +324,7 @@ def test_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     command = f"mount -t tmpfs -o size=1m none {disk} && {sys.executable} {tmp_path}/script.py {disk}"
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr.strip()}")
 

@@ -82,9 +82,9 @@ def seen(filter_: NumericFilter, rows: Any, *, explore: bool | None = True) -> n
 
 def random_rows(size: int, seed: int = 0) -> np.ndarray[Any, Any]:
     rng = np.random.default_rng(seed)
-    return np.stack(
-        [rng.normal(1000, 5, size), rng.integers(0, 2, size), rng.normal(0, 0.01, size)], axis=1
-    ).astype(np.float32)
+    return np.stack([rng.normal(1000, 5, size), rng.integers(0, 2, size), rng.normal(0, 0.01, size)], axis=1).astype(
+        np.float32
+    )
 
 
 def assert_learned(frozen: FrozenFilter, rows: Any) -> None:
@@ -239,9 +239,7 @@ def test_a_pipeline_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
     pipeline.save_to_path(tmp_path / "pipeline")
     again = EnvToModulePipeline.from_checkpoint(tmp_path / "pipeline").connectors[0]
     rows = random_rows(10, seed=5)
-    np.testing.assert_array_equal(
-        seen(again, rows, explore=False), seen(pipeline.connectors[0], rows, explore=False)
-    )
+    np.testing.assert_array_equal(seen(again, rows, explore=False), seen(pipeline.connectors[0], rows, explore=False))
     assert again.frozen().clip == 5.0
 
 
@@ -290,9 +288,7 @@ def test_two_remote_env_runners_statistics_add_up_exactly(ray_session: None, alg
     algo.stop()
 
 
-def test_a_resumed_run_and_its_evaluation_go_on_with_the_same_filter(
-    ray_session: None, tmp_path: Path
-) -> None:
+def test_a_resumed_run_and_its_evaluation_go_on_with_the_same_filter(ray_session: None, tmp_path: Path) -> None:
     config = config_for().evaluation(
         evaluation_interval=100, evaluation_duration=2, evaluation_config={"explore": True}
     )

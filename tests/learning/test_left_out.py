@@ -147,15 +147,8 @@ def test_every_learner_variable_comes_back(name: str, saved: Any) -> None:
         # Weights have reached the policy that samples, too.
         assert (
             differences(
-                {
-                    key: value
-                    for key, value in before.variables.items()
-                    if key.startswith(f"_module/{MODULE}/")
-                },
-                {
-                    f"_module/{MODULE}/{key}": value
-                    for key, value in leaves(runner.module.get_state()).items()
-                },
+                {key: value for key, value in before.variables.items() if key.startswith(f"_module/{MODULE}/")},
+                {f"_module/{MODULE}/{key}": value for key, value in leaves(runner.module.get_state()).items()},
                 only_common=True,
             )
             == []
@@ -213,13 +206,10 @@ def test_replay_buffer_comes_back(name: str, saved: Any) -> None:
         assert [episode.id_ for episode in new.episodes] == [episode.id_ for episode in old.episodes]
         # Not only the content: the next batch is the one that would have been drawn.
         drawn = [
-            buffer.sample(num_items=8, sample_episodes=True, n_step=1, gamma=0.9, beta=0.4)
-            for buffer in (old, new)
+            buffer.sample(num_items=8, sample_episodes=True, n_step=1, gamma=0.9, beta=0.4) for buffer in (old, new)
         ]
         assert (
-            differences(
-                [one.get_observations() for one in drawn[0]], [one.get_observations() for one in drawn[1]]
-            )
+            differences([one.get_observations() for one in drawn[0]], [one.get_observations() for one in drawn[1]])
             == []
         )
     finally:
@@ -486,9 +476,7 @@ def learner_variables(learner: Any) -> dict[str, Any]:
     return leaves(vars(learner), skip={"config", "metrics", "_module_spec", *OF_THE_PROCESS})
 
 
-def leaves(
-    value: Any, path: str = "", skip: set[str] = frozenset(), seen: set[int] | None = None
-) -> dict[str, Any]:  # type: ignore[assignment]
+def leaves(value: Any, path: str = "", skip: set[str] = frozenset(), seen: set[int] | None = None) -> dict[str, Any]:  # type: ignore[assignment]
     import torch
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.utils.schedules.scheduler import Scheduler
@@ -502,9 +490,7 @@ def leaves(
         return {}
     seen = seen | {id(value)}
     if isinstance(value, MultiRLModule):
-        return leaves(
-            {key: module.unwrapped().state_dict() for key, module in value.items()}, path, skip, seen
-        )
+        return leaves({key: module.unwrapped().state_dict() for key, module in value.items()}, path, skip, seen)
     if hasattr(value, "state_dict"):
         return leaves(value.state_dict(), path, skip, seen)
     if isinstance(value, Scheduler):
@@ -525,9 +511,7 @@ def leaves(
     return found
 
 
-def differences(
-    before: Any, after: Any, *, ignore: set[str] = frozenset(), only_common: bool = False
-) -> list[str]:  # type: ignore[assignment]
+def differences(before: Any, after: Any, *, ignore: set[str] = frozenset(), only_common: bool = False) -> list[str]:  # type: ignore[assignment]
     """The paths at which two states differ, exactly."""
     old, new = leaves(before, skip=ignore), leaves(after, skip=ignore)
     paths = (old.keys() & new.keys()) if only_common else (old.keys() | new.keys())

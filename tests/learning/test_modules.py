@@ -55,9 +55,7 @@ def categories(space: gym.Space[Any]) -> list[int]:
     return [int(space.n)] if isinstance(space, gym.spaces.Discrete) else []
 
 
-def observation_space(
-    action_space: gym.Space[Any], *, mask: bool = True, size: tuple[int, int, int] = (3, 9, 13)
-):
+def observation_space(action_space: gym.Space[Any], *, mask: bool = True, size: tuple[int, int, int] = (3, 9, 13)):
     spaces: dict[str, gym.Space[Any]] = {"vector": VECTOR, "image_0": gym.spaces.Box(0, 255, size, np.uint8)}
     if mask and categories(action_space):
         spaces["action_mask"] = gym.spaces.Box(0, 1, (sum(categories(action_space)),), np.float32)
@@ -109,9 +107,7 @@ def config_for(algorithm: str, action_space: gym.Space[Any], **model: Any) -> Al
         num_envs_per_env_runner=4,
         env_to_module_connector=lambda *_, **__: NumericFilter(numeric=[True, False, True]),
     )
-    config.rl_module(
-        model_config=model_config, rl_module_spec=rl_module_spec(spaces, algorithm, model_config)
-    )
+    config.rl_module(model_config=model_config, rl_module_spec=rl_module_spec(spaces, algorithm, model_config))
     config.learners(num_learners=0)
     config.training(train_batch_size_per_learner=80)
     if algorithm == "PPO":
@@ -217,9 +213,7 @@ def test_bytes_are_scaled_and_floats_are_not() -> None:
     expected = of_floats({Columns.OBS: {"image_0": image / 255}})["encoder_out"]
     assert torch.allclose(of_bytes({Columns.OBS: {"image_0": image}})["encoder_out"], expected, atol=1e-6)
     # RLlib casts without scaling on some of its ways to the learner.
-    assert torch.allclose(
-        of_bytes({Columns.OBS: {"image_0": image.float()}})["encoder_out"], expected, atol=1e-6
-    )
+    assert torch.allclose(of_bytes({Columns.OBS: {"image_0": image.float()}})["encoder_out"], expected, atol=1e-6)
 
 
 def test_the_convolutions_fit_the_image_and_can_be_named() -> None:
@@ -232,9 +226,7 @@ def test_the_convolutions_fit_the_image_and_can_be_named() -> None:
 
 def test_rllibs_model_config_keeps_its_words() -> None:
     spaces = Spaces(observation_space(DISCRETE), DISCRETE)
-    apart = module_for(
-        "PPO", spaces, fcnet_hiddens=[24, 12], fcnet_activation="relu", head_fcnet_hiddens=[10]
-    )
+    apart = module_for("PPO", spaces, fcnet_hiddens=[24, 12], fcnet_activation="relu", head_fcnet_hiddens=[10])
     fusion = apart.encoder.actor_encoder.fusion
     assert [m.out_features for m in fusion.modules() if isinstance(m, torch.nn.Linear)] == [24, 12]
     assert any(isinstance(m, torch.nn.ReLU) for m in fusion.modules())
@@ -271,9 +263,9 @@ def test_the_masked_distribution_is_the_one_over_allowed_actions_alone(action_sp
 
     # By hand: a softmax over the allowed logits of each part; the network gives them when all is allowed.
     mask = batch[Columns.OBS]["action_mask"]
-    logits = module.forward_train(
-        {Columns.OBS: {**batch[Columns.OBS], "action_mask": torch.ones_like(mask)}}
-    )[Columns.ACTION_DIST_INPUTS].detach()
+    logits = module.forward_train({Columns.OBS: {**batch[Columns.OBS], "action_mask": torch.ones_like(mask)}})[
+        Columns.ACTION_DIST_INPUTS
+    ].detach()
     for row in range(len(mask)):
         expected_logp = expected_entropy = 0.0
         at = 0
@@ -367,9 +359,7 @@ def test_dqns_target_never_uses_a_forbidden_next_action(double_q: bool, dueling:
     everything = torch.ones(64, 5)
     q_next = module.compute_q_values({Columns.OBS: {**later, "action_mask": everything}})["qf_preds"].detach()
     q_target = module.forward_target({Columns.OBS: {**later, "action_mask": everything}})["qf_preds"].detach()
-    q_now = module.compute_q_values({Columns.OBS: {**batch[Columns.OBS], "action_mask": everything}})[
-        "qf_preds"
-    ]
+    q_now = module.compute_q_values({Columns.OBS: {**batch[Columns.OBS], "action_mask": everything}})["qf_preds"]
     q_now = q_now.detach()
     expected = 0.0
     for row in range(64):

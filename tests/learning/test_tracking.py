@@ -149,9 +149,7 @@ def test_hundreds_of_long_parameters_stay_within_the_limits(tmp_path: Path) -> N
     assert "p299" in (tmp_path / "config.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("status", "means"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")]
-)
+@pytest.mark.parametrize(("status", "means"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")])
 def test_how_it_ended_is_mlflows_status(run: Run, status: str, means: str) -> None:
     track(run, 1, status=status)
     assert client_of(run).get_run(run.info["mlflow"]["run_id"]).info.status == means
@@ -166,9 +164,7 @@ def test_false_logs_nothing_and_does_not_even_import_mlflow(tmp_path: Path) -> N
         "trackers.start(); trackers.log({'iteration': 1, 'env_steps': 1}); trackers.finish('finished')\n"
         "print('mlflow' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert not list(tmp_path.rglob("mlruns"))
 
@@ -309,14 +305,11 @@ def test_a_server_that_does_not_answer_never_makes_training_wait(
     trackers.finish("finished")
     assert time.monotonic() - began < 10.0
     assert warned == [
-        f"MLflow at {silent_address} did not take everything within 1 s. "
-        "Training goes on; metrics.jsonl has it all."
+        f"MLflow at {silent_address} did not take everything within 1 s. Training goes on; metrics.jsonl has it all."
     ]
 
 
-def test_a_store_that_comes_back_gets_what_it_missed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_comes_back_gets_what_it_missed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platotk.learning.mlflow_log.RETRY_S", 0.0)
     mount = tmp_path / "mount"
     mount.write_text("where the folder should be")
@@ -405,9 +398,7 @@ def test_tensorboard_drops_what_a_resume_went_back_behind(tmp_path: Path) -> Non
     assert starts == [401]
 
 
-def test_without_tensorboardx_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_tensorboardx_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     run = create_run(project_with(tmp_path, "{mlflow: false, tensorboard: true}"))
     with pytest.raises(MissingExtraError, match="tensorboardX is not installed"):

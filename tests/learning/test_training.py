@@ -137,7 +137,15 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 
 def test_a_flaky_sim_loses_one_episode_at_a_time(tmp_path):
-    run = train(project(Flaky, tmp_path, training={**TINY["training"], "train_batch_size_per_learner": 4096}, sim_process="inline"), runs_dir=tmp_path)
+    run = train(
+        project(
+            Flaky,
+            tmp_path,
+            training={**TINY["training"], "train_batch_size_per_learner": 4096},
+            sim_process="inline",
+        ),
+        runs_dir=tmp_path,
+    )
     lines = run.metrics()
     assert run.status == "finished"
     assert lines[-1]["env_steps"] >= 2 * 4096
@@ -145,7 +153,15 @@ def test_a_flaky_sim_loses_one_episode_at_a_time(tmp_path):
 
 
 def test_nan_truncates_that_episode(tmp_path):
-    run = train(project(NaNAt, tmp_path, sim_process="inline", training={**TINY["training"], "train_batch_size_per_learner": 1024}), runs_dir=tmp_path)
+    run = train(
+        project(
+            NaNAt,
+            tmp_path,
+            sim_process="inline",
+            training={**TINY["training"], "train_batch_size_per_learner": 1024},
+        ),
+        runs_dir=tmp_path,
+    )
     assert run.status == "finished"
     assert run.metrics()[-1]["sim_failures"] > 0
 
@@ -160,7 +176,14 @@ def test_a_sim_that_always_fails_ends_with_its_own_traceback(tmp_path):
 def test_a_hang_costs_one_episode(tmp_path, where):
     began = time.monotonic()
     run = train(
-        project(Hangs, tmp_path, sim_process=where, step_timeout_s=1.0, env_runners={"num_envs_per_env_runner": 1}, stop={"env_steps": 512}),
+        project(
+            Hangs,
+            tmp_path,
+            sim_process=where,
+            step_timeout_s=1.0,
+            env_runners={"num_envs_per_env_runner": 1},
+            stop={"env_steps": 512},
+        ),
         runs_dir=tmp_path,
     )
     assert run.status == "finished"

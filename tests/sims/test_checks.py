@@ -42,9 +42,7 @@ def line_of(text: str) -> int:
 # --- sims with nothing wrong
 
 
-@pytest.mark.parametrize(
-    "sim", ["Clean", "IntegerBox", "ScalarBox", "NestedTuple", "FrozenLake-v1", "Pendulum-v1"]
-)
+@pytest.mark.parametrize("sim", ["Clean", "IntegerBox", "ScalarBox", "NestedTuple", "FrozenLake-v1", "Pendulum-v1"])
 def test_nothing_is_found_where_nothing_is_wrong(sim: str) -> None:
     assert found(sim) == {}
 
@@ -107,9 +105,7 @@ ONE_DEFECT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("sim", "check_id", "severity", "message"), ONE_DEFECT, ids=[row[0] for row in ONE_DEFECT]
-)
+@pytest.mark.parametrize(("sim", "check_id", "severity", "message"), ONE_DEFECT, ids=[row[0] for row in ONE_DEFECT])
 def test_one_defect_is_one_finding(sim: str, check_id: str, severity: str, message: str) -> None:
     findings = found(sim)
     assert list(findings) == [check_id]

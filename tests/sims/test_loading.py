@@ -145,8 +145,7 @@ def test_packages_and_nested_attributes(tmp_path: Path) -> None:
 def test_an_installed_module_and_an_id_that_a_module_registers(tmp_path: Path) -> None:
     assert spec("gymnasium.envs.classic_control:CartPoleEnv", tmp_path).make().action_space.n == 2
     (tmp_path / "registers.py").write_text(
-        "from gymnasium import register\n"
-        "register('Mine-v3', entry_point='adversarial:Clean', max_episode_steps=5)\n"
+        "from gymnasium import register\nregister('Mine-v3', entry_point='adversarial:Clean', max_episode_steps=5)\n"
     )
     assert spec("registers:Mine-v3", tmp_path).make()._max_episode_steps == 5
 
@@ -256,10 +255,7 @@ def test_a_spec_travels_to_a_process_that_cannot_see_the_project(tmp_path: Path)
         offset = 3
 
     specs = [spec("sim:MySim", root), SimSpec(Local), SimSpec(adversarial.Clean), spec("CartPole-v1")]
-    code = (
-        "import pickle, sys\n"
-        "print([type(spec.make().unwrapped).__name__ for spec in pickle.load(sys.stdin.buffer)])"
-    )
+    code = "import pickle, sys\nprint([type(spec.make().unwrapped).__name__ for spec in pickle.load(sys.stdin.buffer)])"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.run(
         [sys.executable, "-c", code],

@@ -16,9 +16,7 @@ def box(low, high, shape=(1,), dtype=np.float32):
 
 OBSERVATIONS = {
     "box": box(-1, 1, (4,)),
-    "cartpole": spaces.Box(
-        np.array([-4.8, -INF, -0.4, -INF], np.float32), np.array([4.8, INF, 0.4, INF], np.float32)
-    ),
+    "cartpole": spaces.Box(np.array([-4.8, -INF, -0.4, -INF], np.float32), np.array([4.8, INF, 0.4, INF], np.float32)),
     "box shape ()": box(0, 1, ()),
     "box shape (0,)": box(0, 1, (0,)),
     "box 2-D": box(-1, 1, (3, 4)),
@@ -101,9 +99,7 @@ ACTIONS = {
     "box huge float64": box(-1e300, 1e300, (2,), np.float64),
     "box half-bounded below": box(0.1, INF, (2,)),
     "box half-bounded above": box(-INF, 0.1, (2,)),
-    "box every bound": spaces.Box(
-        np.array([-1, 0, -INF, -INF], np.float32), np.array([1, INF, 0, INF], np.float32)
-    ),
+    "box every bound": spaces.Box(np.array([-1, 0, -INF, -INF], np.float32), np.array([1, INF, 0, INF], np.float32)),
     "box int32": box(-10, 10, (1,), np.int32),
     "box int shape ()": box(0, 7, (), np.int64),
     "box uint8": box(0, 255, (2,), np.uint8),
@@ -114,15 +110,11 @@ ACTIONS = {
     "box int64 whole": box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
     "box int64 near limits": box(np.iinfo(np.int64).min + 1, np.iinfo(np.int64).max - 1, (2,), np.int64),
     "box uint64 whole": spaces.Box(np.zeros(2, np.uint64), np.full(2, 2**64 - 1, np.uint64), dtype=np.uint64),
-    "box uint64 top": spaces.Box(
-        np.full(2, 2**64 - 9, np.uint64), np.full(2, 2**64 - 2, np.uint64), dtype=np.uint64
-    ),
+    "box uint64 top": spaces.Box(np.full(2, 2**64 - 9, np.uint64), np.full(2, 2**64 - 2, np.uint64), dtype=np.uint64),
     "box int64 half": spaces.Box(np.array([5]), np.array([np.iinfo(np.int64).max]), dtype=np.int64),
     "box int many choices": box(0, 255, (20,), np.uint8),
     "dict": spaces.Dict(addend=box(-10, 10, (1,), np.int32)),
-    "dict mixed": spaces.Dict(
-        force=box(-2, 2, (2,)), gear=spaces.Discrete(3, start=1), on=spaces.MultiBinary(2)
-    ),
+    "dict mixed": spaces.Dict(force=box(-2, 2, (2,)), gear=spaces.Discrete(3, start=1), on=spaces.MultiBinary(2)),
     "tuple": spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2, start=4))),
     "tuple mixed": spaces.Tuple((box(0, 1, ()), spaces.Discrete(2))),
     "nested": spaces.Dict(
@@ -147,7 +139,5 @@ def same(a, b):
     if isinstance(a, (tuple, list)):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.ndarray):
-        return (
-            isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
-        )
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
     return type(a) is type(b) and a == b

@@ -60,16 +60,10 @@ def test_a_thousand_samples(name):
 
 
 CONTINUOUS = {
-    name: space
-    for name, space in ACTIONS.items()
-    if isinstance(adapted(space).encoded_action_space, spaces.Box)
+    name: space for name, space in ACTIONS.items() if isinstance(adapted(space).encoded_action_space, spaces.Box)
 }
 SCALES = [None, 1e-3, 1e30]
-ADAPTERS = {
-    (name, scale): adapted(space, action_scale=scale)
-    for name, space in CONTINUOUS.items()
-    for scale in SCALES
-}
+ADAPTERS = {(name, scale): adapted(space, action_scale=scale) for name, space in CONTINUOUS.items() for scale in SCALES}
 
 
 @hypothesis.settings(max_examples=20, deadline=None)
@@ -156,9 +150,7 @@ def test_large_integers_are_rounded_half_to_even_and_clipped():
 
 
 def test_half_bounded_numbers_reach_from_their_bound_on():
-    adapter = adapted(
-        spaces.Box(np.array([2, -INF], np.float32), np.array([INF, 5], np.float32)), action_scale=10.0
-    )
+    adapter = adapted(spaces.Box(np.array([2, -INF], np.float32), np.array([INF, 5], np.float32)), action_scale=10.0)
     assert isinstance(adapter.encoded_action_space, spaces.Box)
     for given, expected in (
         ((-1, 1), (2, 5)),
@@ -189,9 +181,7 @@ def test_sac_reaches_from_the_bound_to_the_scale():
 
 
 def test_scales_by_leaf():
-    space = spaces.Dict(
-        tank=spaces.Tuple((box(0, INF), box(0, 1))), pump=box(-INF, INF, (1,)), gear=spaces.Discrete(2)
-    )
+    space = spaces.Dict(tank=spaces.Tuple((box(0, INF), box(0, 1))), pump=box(-INF, INF, (1,)), gear=spaces.Discrete(2))
     adapter = adapted(space, action_scale={"tank[0]": 4.0})
     action = adapter.decode({"continuous": [1, 1, 1], "discrete": [0]})
     assert action["tank"][0].tolist() == [4]

@@ -106,17 +106,14 @@ def test_describe_says_how_each_leaf_is_learned_from():
     )
     assert adapt(observations, actions, action_scale={"dose": 5.0, "free": 2.0}).describe() == [
         "observation.level: Box(0.0, 2.0, (1,), float32) -> 1 number, normalised",
-        "observation.camera: Box(0, 255, (16, 12, 3), uint8) -> "
-        "image of 3 x 16 x 12 (C, H, W), divided by 255",
-        "observation.depth: Box(0.0, 4.0, (16, 12, 1), float32) -> "
-        "image of 1 x 16 x 12 (C, H, W), scaled to 0..1",
+        "observation.camera: Box(0, 255, (16, 12, 3), uint8) -> image of 3 x 16 x 12 (C, H, W), divided by 255",
+        "observation.depth: Box(0.0, 4.0, (16, 12, 1), float32) -> image of 1 x 16 x 12 (C, H, W), scaled to 0..1",
         "observation.mode: Discrete(3, start=1) -> one-hot of 3",
         "observation.wide: Discrete(5000) -> 1 number in -1..1",
         "observation.grid: MultiDiscrete([ 2 2 3000]) -> 2 one-hots of 2 and 1 number in -1..1",
         "observation.on: MultiBinary(2) -> 2 bits, 0 or 1",
         "observation.name: Text(1, 4, 3 characters) -> 4 characters, one-hot of 4 each",
-        "observation.pick: OneOf(Discrete(2), Box(0.0, 1.0, (1,), float32)) -> "
-        "one-hot of 2 options, then each option",
+        "observation.pick: OneOf(Discrete(2), Box(0.0, 1.0, (1,), float32)) -> one-hot of 2 options, then each option",
         "observation.pick[0]: Discrete(2) -> one-hot of 2",
         "observation.pick[1]: Box(0.0, 1.0, (1,), float32) -> 1 number, normalised",
         "observation.action_mask: MultiBinary(38) -> mask of the 38 choices",
@@ -155,9 +152,7 @@ def test_long_spaces_are_shortened_in_a_description():
 
 
 def test_the_simple_adder_and_cartpole():
-    adder = adapt(
-        spaces.Dict(value=box(0, 100, (1,), np.int32)), spaces.Dict(addend=box(-10, 10, (1,), np.int32))
-    )
+    adder = adapt(spaces.Dict(value=box(0, 100, (1,), np.int32)), spaces.Dict(addend=box(-10, 10, (1,), np.int32)))
     assert adder.encoded_observation_space == box(-INF, INF, (1,))
     assert adder.encoded_action_space == spaces.Discrete(21)
     assert adder.encode({"value": np.array([17], np.int32)}).tolist() == [17]

@@ -31,9 +31,7 @@ def drawn_space(rng, depth=0, *, is_action):
         info = np.iinfo(INTEGERS[rng.integers(len(INTEGERS))])
         span = 2 ** int(rng.integers(1, min(info.bits, 40)))
         low = int(rng.integers(info.min, int(info.max) - span, endpoint=True, dtype=info.dtype))
-        return spaces.Box(
-            np.full(shape, low, info.dtype), np.full(shape, low + span, info.dtype), dtype=info.dtype
-        )
+        return spaces.Box(np.full(shape, low, info.dtype), np.full(shape, low + span, info.dtype), dtype=info.dtype)
     if kind == "discrete":
         return spaces.Discrete(int(rng.integers(1, 50)), start=int(rng.integers(-9, 9)))
     if kind == "multi":

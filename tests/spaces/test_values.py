@@ -11,9 +11,7 @@ from platotk.errors import SimError
 from platotk.spaces import adapt, from_json, to_json
 
 
-@pytest.mark.parametrize(
-    "space", **by_name({**OBSERVATIONS, "sequence": spaces.Sequence(spaces.Discrete(3))})
-)
+@pytest.mark.parametrize("space", **by_name({**OBSERVATIONS, "sequence": spaces.Sequence(spaces.Discrete(3))}))
 def test_an_observation_comes_back_from_json(space):
     space.seed(4)
     for _ in range(10):

@@ -53,9 +53,7 @@ class Agent:
                 for entry in manifest["model"]["state"]
             ]
         except (KeyError, TypeError, ValueError, SimError) as error:
-            raise AgentError(
-                f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again."
-            ) from error
+            raise AgentError(f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error
         self._parity = files["parity.json"]
         self._run = _session(files["policy.onnx"], self._outputs + [entry.output for entry in self._state])
         self._is_mixed = len(self._outputs) > 1
@@ -112,15 +110,11 @@ class Agent:
             raise self._needs_session("act")
         encoded = self.adapter.encode(obs, mask)
         feeds = (
-            {"vector": encoded[None]}
-            if isinstance(encoded, np.ndarray)
-            else {k: v[None] for k, v in encoded.items()}
+            {"vector": encoded[None]} if isinstance(encoded, np.ndarray) else {k: v[None] for k, v in encoded.items()}
         )
         outputs = self._run(feeds)
         if self._is_mixed:
-            return self.adapter.decode(
-                {name: value[0] for name, value in zip(self._outputs, outputs, strict=True)}
-            )
+            return self.adapter.decode({name: value[0] for name, value in zip(self._outputs, outputs, strict=True)})
         return self.adapter.decode(outputs[0][0])
 
     def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
@@ -145,9 +139,7 @@ class Agent:
         recorded = json.loads(self._parity)
         began = time.perf_counter()
         rows = recorded["rows"]
-        observations = [
-            from_json(self.observation_space, row["observation"], check_bounds=False) for row in rows
-        ]
+        observations = [from_json(self.observation_space, row["observation"], check_bounds=False) for row in rows]
         masks = [row.get("mask") for row in rows]
         sessions = self.sessions(1)
         actions: list[Any] = []
@@ -157,9 +149,7 @@ class Agent:
                     sessions.reset(0)
                 actions.append(sessions.act({0: obs}, masks={0: mask})[0])
         else:
-            actions = self.act_batch(
-                observations, masks=masks if self.adapter.mask_source == "info" else None
-            )
+            actions = self.act_batch(observations, masks=masks if self.adapter.mask_source == "info" else None)
         expected = [from_json(self.action_space, row["action"], check_bounds=False) for row in rows]
         margins = [row.get("margin") for row in rows]
         return compare(self.action_space, expected, actions, margins, seconds=time.perf_counter() - began)
@@ -203,9 +193,7 @@ class AgentSessions:
         for memory in self._memory:
             memory[row] = 0.0
 
-    def act(
-        self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None
-    ) -> dict[int, Any]:
+    def act(self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None) -> dict[int, Any]:
         """The best action for each row that has an observation."""
         agent, rows = self._agent, list(observations)
         if not rows:

@@ -161,7 +161,7 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
             torch.onnx.export(
                 network,
                 tuple(inputs),
-                buffer,
+                buffer,  # type: ignore[arg-type] # the tracing exporter takes a stream, its signature forgot
                 input_names=network.input_names,
                 output_names=network.output_names,
                 dynamic_axes={name: {0: "batch"} for name in names},
@@ -191,9 +191,7 @@ def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -
         for row, encoded in zip(recording["rows"], recording["encoded"], strict=True):
             state = _zeros(network.state, 1) if row["is_first"] else state
             scores, state = network.scores(*_parts(network, [encoded]), *state)
-            row["margin"] = _finite(
-                min(network.margins(scores)[0], rounding(_continuous(network, scores))[0])
-            )
+            row["margin"] = _finite(min(network.margins(scores)[0], rounding(_continuous(network, scores))[0]))
         return
     scores, _ = network.scores(*_parts(network, recording["encoded"]))
     edges = rounding(_continuous(network, scores))
@@ -266,7 +264,9 @@ def _target(run: Run, checkpoint: Path) -> Path:
 def _about(run: Run, checkpoint: Path) -> dict[str, Any]:
     """Where the agent comes from; paths of this machine and secrets stay out of it."""
     info = run.info
-    line = next((line for line in reversed(run.metrics()) if line["iteration"] == int(checkpoint.name)), {})
+    line: dict[str, Any] = next(
+        (line for line in reversed(run.metrics()) if line["iteration"] == int(checkpoint.name)), {}
+    )
     assessments = sorted((run.path / "assessments").glob("[0-9]*/summary.json"))
     keys = ("env_steps", "return_mean", "return_min", "return_max", "episode_length_mean")
     return {

@@ -51,12 +51,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     path = folder / NAME
     if path.is_symlink() or not path.is_file():
-        raise AgentError(
-            f"{folder} holds no agent: there is no {NAME}.", hint="Write one with: plato export RUN"
-        )
+        raise AgentError(f"{folder} holds no agent: there is no {NAME}.", hint="Write one with: plato export RUN")
     manifest = _parse(path, _read(path, MAX_MANIFEST_BYTES))
     files = manifest.get("files")
-    if not isinstance(files, dict) or not REQUIRED_FILES <= files.keys():
+    if not isinstance(files, dict) or not files.keys() >= REQUIRED_FILES:
         raise AgentError(f"{path} does not name the files of an agent.", hint="Export the agent again.")
     return manifest, {name: _verified(folder, name, entry) for name, entry in files.items()}
 
@@ -80,19 +78,11 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _verified(folder: Path, name: Any, entry: Any) -> bytes:
-    if (
-        not isinstance(name, str)
-        or not name
-        or name != Path(name).name
-        or name in (".", "..", NAME)
-        or "\\" in name
-    ):
+    if not isinstance(name, str) or not name or name != Path(name).name or name in (".", "..", NAME) or "\\" in name:
         raise AgentError(f"the manifest of {folder} names the file {name!r}, which leads out of it.")
     path = folder / name
     if path.is_symlink() or not path.is_file():
-        raise AgentError(
-            f"{path} is missing, or a link.", hint="Copy the whole folder, or export the agent again."
-        )
+        raise AgentError(f"{path} is missing, or a link.", hint="Copy the whole folder, or export the agent again.")
     data = _read(path, MAX_FILE_BYTES)
     if not isinstance(entry, dict) or entry.get("sha256") != _sha256(data):
         raise _changed(path)
@@ -103,9 +93,7 @@ def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise AgentError(
-            f"{path} is larger than {limit >> 20} MiB.", hint="This is not a file that export wrote."
-        )
+        raise AgentError(f"{path} is larger than {limit >> 20} MiB.", hint="This is not a file that export wrote.")
     return data
 
 

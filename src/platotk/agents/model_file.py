@@ -36,16 +36,12 @@ def inspect_model(data: bytes) -> None:
     """
     has_graph = _walk(memoryview(data), "model", 0)
     if not has_graph:
-        raise AgentError(
-            "policy.onnx is not an ONNX model: it holds no graph.", hint="Export the agent again."
-        )
+        raise AgentError("policy.onnx is not an ONNX model: it holds no graph.", hint="Export the agent again.")
 
 
 def _walk(data: memoryview, kind: str, depth: int) -> bool:
     if depth > MAX_DEPTH:
-        raise AgentError(
-            f"policy.onnx nests more than {MAX_DEPTH} levels deep.", hint="Export the agent again."
-        )
+        raise AgentError(f"policy.onnx nests more than {MAX_DEPTH} levels deep.", hint="Export the agent again.")
     nested, has_graph = _NESTED.get(kind, {}), False
     for number, wire, value in _fields(data):
         if kind == "tensor" and (number == _EXTERNAL or (number == _LOCATION and value != 0)):
@@ -110,6 +106,4 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def _broken() -> AgentError:
-    return AgentError(
-        "policy.onnx is damaged: it cannot be read as an ONNX model.", hint="Export the agent again."
-    )
+    return AgentError("policy.onnx is damaged: it cannot be read as an ONNX model.", hint="Export the agent again.")

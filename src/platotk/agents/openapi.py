@@ -89,9 +89,7 @@ def openapi(adapter: Adapter, *, name: str) -> dict[str, Any]:
                     },
                 }
             },
-            "/healthz": {
-                "get": {"operationId": "healthz", "responses": {"200": _json("Alive.", {"type": "object"})}}
-            },
+            "/healthz": {"get": {"operationId": "healthz", "responses": {"200": _json("Alive.", {"type": "object"})}}},
         },
         "components": {
             "schemas": {"Observation": observation, "Action": space_schema(adapter.action_space)},

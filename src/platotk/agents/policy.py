@@ -58,9 +58,7 @@ class Session(Protocol):
 class BatchSession(Protocol):
     """Several sessions side by side, numbered from 0."""
 
-    def act(
-        self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None
-    ) -> dict[int, Any]:
+    def act(self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None) -> dict[int, Any]:
         """The best action for each row that has an observation."""
         ...
 

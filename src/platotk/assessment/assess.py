@@ -92,14 +92,8 @@ def assess(
     from ..learning.policies import load_policy
 
     if episodes < 1:
-        raise ProjectError(
-            f"episodes must be at least 1, got {episodes}.", hint="e.g. plato assess --episodes 100"
-        )
-    run = (
-        what
-        if isinstance(what, Run)
-        else find_run(None if what is None else str(what), runs_dir=_runs_dir(runs_dir))
-    )
+        raise ProjectError(f"episodes must be at least 1, got {episodes}.", hint="e.g. plato assess --episodes 100")
+    run = what if isinstance(what, Run) else find_run(None if what is None else str(what), runs_dir=_runs_dir(runs_dir))
     policy = load_policy(run, checkpoint)
     num_done = 0
 

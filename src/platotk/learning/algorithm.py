@@ -41,7 +41,7 @@ OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
 # What differs from RLlib's own defaults, and why.
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     # RLlib's PPO: lr 5e-5, 30 epochs, and a value loss cut off at 10, which stops learning of any return larger than
-    # about 3. These are the settings of the PPO paper (arXiv 1707.06347) and of the implementations people compare with.
+    # about 3. These are the settings of the PPO paper (arXiv 1707.06347) and of its best-known implementations.
     "PPO": {
         "lr": 3e-4,
         "train_batch_size_per_learner": 4096,
@@ -104,8 +104,8 @@ def choose_algorithm(project: Project) -> tuple[str, str | None]:
 
 def algorithm_name(config: AlgorithmConfig) -> str:
     """RLlib's name of the algorithm that a config builds: "PPO", "SAC" ..."""
-    algo_class = config.algo_class
-    return algo_class if isinstance(algo_class, str) else str(algo_class.__name__)
+    algo_class: Any = config.algo_class
+    return str(getattr(algo_class, "__name__", algo_class))
 
 
 def build_config(
@@ -291,8 +291,7 @@ def _unknown_key(project: Project, dotted: str, key: str, known: set[str]) -> Pr
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     section = dotted.rsplit(".", 1)[0]
     return ProjectError(
-        f"{project.where(dotted)}: unknown key {key!r} in {section}."
-        + (f" Did you mean {near[0]!r}?" if near else ""),
+        f"{project.where(dotted)}: unknown key {key!r} in {section}." + (f" Did you mean {near[0]!r}?" if near else ""),
         hint=f"{section} takes: {', '.join(sorted(known))}",
     )
 
@@ -352,7 +351,7 @@ def _make_filter(kind: Callable[..., Any], numeric: Any, *_: Any, **__: Any) -> 
 
 
 def _bound_waiting(config: AlgorithmConfig, settings: SimSettings) -> None:
-    """RLlib drops what a runner has not sampled after `sample_timeout_s` (60 s): slow sims would yield nothing, ever."""
+    """RLlib drops what a runner has not sampled after `sample_timeout_s` (60 s): slow sims would yield nothing."""
     if config.sample_timeout_s == type(config)().sample_timeout_s:
         fragment = config.total_train_batch_size / max(1, config.num_env_runners or 1)
         config.env_runners(sample_timeout_s=max(600.0, 10.0 * fragment * (settings.step_s or 0.0)))

@@ -64,9 +64,7 @@ def save(algo: Algorithm, run_path: Path, iteration: int, *, extra: dict[str, An
         _require_whole(folder / RLLIB)
         arrays, meta = left_out.collect(algo)
         if not has_settled:
-            meta["notes"].append(
-                "the learner was busy while the checkpoint was written: it may mix two updates"
-            )
+            meta["notes"].append("the learner was busy while the checkpoint was written: it may mix two updates")
         np.savez(folder / LEFT_OUT_ARRAYS, allow_pickle=False, **arrays)
         _write_json(folder / LEFT_OUT, meta)
         about = {**extra, "iteration": iteration, "algorithm": type(algo).__name__, "saved": _now()}
@@ -272,9 +270,7 @@ def _require_whole(folder: Path) -> None:
     """RLlib does not look whether a remote learner wrote its part, and leaves empty files when one failed."""
     learner = folder / "learner_group" / "learner"
     if not (learner / "state.pkl").is_file():
-        raise CheckpointError(
-            "RLlib wrote no learner state.", hint="Is the disk of the learner's machine full?"
-        )
+        raise CheckpointError("RLlib wrote no learner state.", hint="Is the disk of the learner's machine full?")
     for name, _ in _walk(folder):
         if (folder / name).stat().st_size == 0:
             raise CheckpointError(f"RLlib left {name} empty.", hint="Is the disk full?")
@@ -302,8 +298,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, iteration: int) -> None:
     files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
-        for name, _ in _walk(folder)
+        name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name, _ in _walk(folder)
     }
     content = {"schema": SCHEMA, "iteration": iteration, "created": _now(), "files": files}
     _write_json(folder / MANIFEST, content)
@@ -363,9 +358,7 @@ def _named(folder: Path) -> list[Path]:
     """The folders named like checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(
-        (path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name)
-    )
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -440,8 +433,6 @@ def _unwritten(path: Path, error: OSError) -> CheckpointError:
     is_full = error.errno in NO_ROOM or "No space left" in str(error)
     hint = "Earlier checkpoints are untouched. "
     hint += (
-        f"Make room for {path.parent}, then: plato train --resume"
-        if is_full
-        else f"Can {path.parent} be written to?"
+        f"Make room for {path.parent}, then: plato train --resume" if is_full else f"Can {path.parent} be written to?"
     )
     return CheckpointError(f"{path} could not be written: {reason}", hint=hint)

@@ -59,14 +59,14 @@ class RayStart:
                     options |= {"include_dashboard": False}
                 ray.init(**options)
                 self._is_ours = True
-            import ray.rllib.algorithms.ppo  # noqa: F401 - loaded here, beside the rest, because it is slow
+            import ray.rllib.algorithms.ppo
 
             quiet_rllib()
         except BaseException as error:
             self._error = error
         self._is_up.set()
-        # Ray's processes ask the kernel to end them with their parent (PR_SET_PDEATHSIG), and to the kernel the parent is
-        # the thread that started them: this one must live as long as they should.
+        # Ray's processes ask the kernel to end them with their parent (PR_SET_PDEATHSIG), and to the kernel the
+        # parent is the thread that started them: this one must live as long as they should.
         self._may_end.wait()
 
 
@@ -78,8 +78,10 @@ def quiet_rllib() -> None:
 
 
 def limit_threads(observation_space: Any) -> None:
-    """One torch thread for small networks: on tiny tensors more threads only wait for each other (measured: beside other
-    work on two cores, two threads took tens of times longer than one). OMP_NUM_THREADS is respected.
+    """One torch thread for small networks, where more threads only wait for each other.
+
+    Measured: beside other work on two cores, two threads took tens of times longer than one. OMP_NUM_THREADS is
+    respected.
     """
     import torch
 
@@ -113,7 +115,7 @@ def require_resources(config: Any, available: Mapping[str, float]) -> None:
         raise ProjectError(
             f"{num_runners} env runners and {num_learners} learners need {cpus:g} CPUs; "
             f"the Ray cluster has {has_cpus:g}.",
-            hint=f"Ray would wait for ever. Use env_runners: {{num_env_runners: {max(0, int(has_cpus) - 1)}}}, or auto.",
+            hint=f"Ray would wait for ever. Say env_runners: {{num_env_runners: {max(0, int(has_cpus) - 1)}}}.",
         )
     if gpus > has_gpus:
         raise ProjectError(

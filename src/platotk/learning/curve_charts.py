@@ -150,9 +150,7 @@ def _hover(x: Any, curves: Any, y: Any, *more: tuple[str, str], is_marked: bool)
 
 
 def _finished(chart: Any, *, height: int) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(
-        context={"pre_transform": False}
-    )
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(context={"pre_transform": False})
     spec.pop("config", None)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return spec

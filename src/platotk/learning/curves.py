@@ -313,9 +313,7 @@ def _about(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _tiles(tiles: Sequence[tuple[str, str]]) -> str:
-    inner = "".join(
-        f'<div class="tile"><b>{_safe(value)}</b><span>{_safe(name)}</span></div>' for name, value in tiles
-    )
+    inner = "".join(f'<div class="tile"><b>{_safe(value)}</b><span>{_safe(name)}</span></div>' for name, value in tiles)
     return f'<div class="tiles">{inner}</div>'
 
 

@@ -54,9 +54,7 @@ class DictEncoderConfig(ModelConfig):  # type: ignore[misc]
     def num_features(self) -> int:
         """Width of the vector and all image features side by side."""
         vector = self.observation_space.spaces.get(VECTOR)
-        return (int(vector.shape[0]) if vector is not None and vector.shape else 0) + IMAGE_FEATURES * len(
-            self.images
-        )
+        return (int(vector.shape[0]) if vector is not None and vector.shape else 0) + IMAGE_FEATURES * len(self.images)
 
     @property
     def output_dims(self) -> tuple[int]:
@@ -77,9 +75,7 @@ class DictEncoder(TorchModel, Encoder):  # type: ignore[misc]
         Encoder.__init__(self, config)
         spaces = config.observation_space.spaces
         self.has_vector = VECTOR in spaces
-        self.images = nn.ModuleDict(
-            {key: ImageEncoder(space, config.model) for key, space in config.images.items()}
-        )
+        self.images = nn.ModuleDict({key: ImageEncoder(space, config.model) for key, space in config.images.items()})
         self.fusion = _mlp(config.num_features, config.model)
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Tensor]:

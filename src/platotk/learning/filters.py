@@ -65,9 +65,7 @@ class Moments:
             return other if other.count else self
         delta = other.mean - self.mean
         share = other.count / count
-        return Moments(
-            count, self.mean + delta * share, self.m2 + other.m2 + delta * delta * (self.count * share)
-        )
+        return Moments(count, self.mean + delta * share, self.m2 + other.m2 + delta * delta * (self.count * share))
 
     @property
     def std(self) -> NDArray[np.float64]:

@@ -51,9 +51,7 @@ def collect(algo: Algorithm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     parts = learners[0] if learners else {}
     meta: dict[str, Any] = {
         "schema": SCHEMA,
-        "learner": {
-            name: _packed(packer, f"the learner's {name}", part, notes) for name, part in parts.items()
-        },
+        "learner": {name: _packed(packer, f"the learner's {name}", part, notes) for name, part in parts.items()},
         "random": {
             "driver": packer.pack(random_state()),
             "learners": [] if _is_local(algo) else packer.pack(_foreach_learner(algo, learner_random_state)),
@@ -152,9 +150,7 @@ def learner_state(learner: Any) -> dict[str, Any]:
             }
             for module, by_optimizer in learner._lr_schedulers.items()
         },
-        "grad_scalers": {
-            module: dict(scaler.state_dict()) for module, scaler in (learner._grad_scalers or {}).items()
-        },
+        "grad_scalers": {module: dict(scaler.state_dict()) for module, scaler in (learner._grad_scalers or {}).items()},
         "connector": None if connector is None else connector.get_state(),
     }
 
@@ -263,9 +259,7 @@ def _apply_buffers(
         else:
             refill = _num_steps_to_refill(algo, saved["steps"])
             _raise_learning_starts(algo, _num_steps_sampled(algo) + refill)
-            notes.append(
-                f"the replay buffer was not restored ({why}): {refill:,} steps refill it before it learns on"
-            )
+            notes.append(f"the replay buffer was not restored ({why}): {refill:,} steps refill it before it learns on")
     return notes
 
 
@@ -319,11 +313,7 @@ def _is_busy(thread: Any) -> bool:
         return False
     while frame is not None:
         caller = frame.f_back
-        if (
-            caller is not None
-            and frame.f_code.co_name == "get"
-            and caller.f_code.co_name in ("step", "_step")
-        ):
+        if caller is not None and frame.f_code.co_name == "get" and caller.f_code.co_name in ("step", "_step"):
             return False
         frame = caller
     return True
@@ -402,9 +392,7 @@ def _set_torch_lr_schedulers(learner: Any, saved: Mapping[str, Any]) -> None:
             optimizer = learner.get_optimizer(module, name)
             # Making a scheduler sets the optimiser's learning rate, which has been restored already.
             before = [dict(group) for group in optimizer.param_groups]
-            schedulers = [
-                kind(optimizer) for kind in (classes[module] if isinstance(classes, dict) else classes)
-            ]
+            schedulers = [kind(optimizer) for kind in (classes[module] if isinstance(classes, dict) else classes)]
             for scheduler, state in zip(schedulers, states, strict=True):
                 scheduler.load_state_dict(state)
             for group, values in zip(optimizer.param_groups, before, strict=True):

@@ -28,6 +28,8 @@ RETRY_S = 30.0
 """How long a store that did not answer is left alone."""
 FLUSH_S = 60.0
 """How long the end of a training may wait for the store; importing MLflow alone can take ten seconds."""
+STOP_S = 10.0
+"""The same for a training that was asked to stop or failed: a resume logs what is missing."""
 MAX_PARAMS = 150
 MAX_PARAM_CHARS = 500
 PARAMS_PER_BATCH = 100
@@ -72,17 +74,16 @@ class MlflowLog:
             self._is_behind = True  # read from the journal later
 
     def finish(self, status: str) -> None:
-        """Log what is left, close the MLflow run, and wait for both up to `FLUSH_S`."""
+        """Log what is left, close the MLflow run, and wait for both up to `FLUSH_S` (`STOP_S` unless finished)."""
         if self._thread is None:
             return
         self._status = status
-        with contextlib.suppress(
-            queue.Full
-        ):  # then the thread is awake, and will look at the status by itself
+        with contextlib.suppress(queue.Full):  # then the thread is awake, and will look at the status by itself
             self._queue.put_nowait(None)
-        self._thread.join(FLUSH_S)
+        patience_s = FLUSH_S if status == "finished" else STOP_S
+        self._thread.join(patience_s)
         if self._thread.is_alive():
-            self._warn(f"did not take everything within {FLUSH_S:.0f} s")
+            self._warn(f"did not take everything within {patience_s:.0f} s")
 
     def warnings(self) -> list[str]:
         """What has gone wrong since the last call, for the training's own thread to say."""
@@ -192,8 +193,7 @@ class MlflowLog:
 
         config = self._project.to_dict()
         params = [
-            Param(re.sub(r"[^\w\-. :/]", "_", name)[:250], str(value)[:MAX_PARAM_CHARS])
-            for name, value in flat(config)
+            Param(re.sub(r"[^\w\-. :/]", "_", name)[:250], str(value)[:MAX_PARAM_CHARS]) for name, value in flat(config)
         ][:MAX_PARAMS]
         for start in range(0, len(params), PARAMS_PER_BATCH):
             self._client.log_batch(self._run_id, params=params[start : start + PARAMS_PER_BATCH])

@@ -53,15 +53,11 @@ def open_policy(path: Path, adapter: Adapter) -> RLlibPolicy:
     saved = path / "rllib"
     env_runner = saved / "env_runner" if (saved / "env_runner").is_dir() else saved
     try:
-        module = RLModule.from_checkpoint(
-            saved / "learner_group" / "learner" / "rl_module" / "default_policy"
-        )
+        module = RLModule.from_checkpoint(saved / "learner_group" / "learner" / "rl_module" / "default_policy")
         env_to_module = EnvToModulePipeline.from_checkpoint(env_runner / "env_to_module_connector")
         module_to_env = ModuleToEnvPipeline.from_checkpoint(env_runner / "module_to_env_connector")
     except (OSError, EOFError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be opened: {error}", hint="See the run's checkpoints/ folder."
-        ) from error
+        raise CheckpointError(f"{path} cannot be opened: {error}", hint="See the run's checkpoints/ folder.") from error
     freeze_filters(env_to_module)
     return RLlibPolicy(adapter, module, env_to_module, module_to_env)
 
@@ -158,9 +154,7 @@ class RLlibSessions:
         """The row's next observation begins an episode."""
         self._episodes[row] = self._pending[row] = None
 
-    def act(
-        self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None
-    ) -> dict[int, Any]:
+    def act(self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None) -> dict[int, Any]:
         """The best action for each row that has an observation."""
         import torch
         from ray.rllib.core.columns import Columns
@@ -228,9 +222,7 @@ def find_checkpoint(run: Run, checkpoint: str | int | Path) -> Path:
     try:
         path = run.path / "checkpoints" / f"{int(checkpoint):06d}"
     except ValueError:
-        raise CheckpointError(
-            f"no checkpoint {checkpoint!r}.", hint="Say best, last, or an iteration."
-        ) from None
+        raise CheckpointError(f"no checkpoint {checkpoint!r}.", hint="Say best, last, or an iteration.") from None
     if not path.is_dir():
         there = sorted(int(entry.name) for entry in (run.path / "checkpoints").glob("[0-9]*"))
         raise CheckpointError(

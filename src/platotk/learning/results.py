@@ -55,8 +55,7 @@ def lifetime_env_steps(result: Mapping[str, Any]) -> int:
     if steps is None:
         learners = (result.get("learners") or {}).get("__all_modules__") or {}
         steps = _number(
-            learners.get("num_env_steps_trained_lifetime")
-            or learners.get("num_module_steps_trained_lifetime")
+            learners.get("num_env_steps_trained_lifetime") or learners.get("num_module_steps_trained_lifetime")
         )
     return int(steps or 0)
 

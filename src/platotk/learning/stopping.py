@@ -85,7 +85,7 @@ def _shown(rule: str, limit: float) -> str:
 
 
 class StopRequested(BaseException):
-    """Raised in the main thread to end an iteration early (a BaseException: RLlib swallows exceptions while sampling)."""
+    """Raised in the main thread to end an iteration early (a BaseException: RLlib swallows others)."""
 
 
 class Interrupts:

@@ -2,8 +2,8 @@
 
 A sim that hangs in Python code is interrupted where it is (`sims.supervised`). One that never returns to the
 interpreter, in a loop in C, stops the whole process. `supervise` runs the training as a child, listens to its
-heartbeat, kills it when that stops, and starts it again from the last checkpoint with every sim in a process of its own.
-Light: the parent loads neither ray nor torch.
+heartbeat, kills it when that stops, and starts it again from the last checkpoint, each sim in a process of its
+own.Light: the parent loads neither ray nor torch.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def supervise(
                 if code < 0:
                     tell(f"training was ended by {signal.Signals(-code).name}" + _perhaps_memory(-code))
                 return code if code >= 0 else 128 - code
-            tell(
-                "training stopped responding inside the sim; it goes on from its last checkpoint, sims in their own processes"
-            )
+            tell("training stopped responding inside the sim; it goes on from its last checkpoint, each in a process")
             command = resume_command(run)
             environment[OWN_PROCESS_VARIABLE] = "own"
         return 1

@@ -36,15 +36,17 @@ class PolicyNetwork(torch.nn.Module):
         state: (input name, output name, shape without the batch) of each tensor of the memory.
     """
 
+    filter_mean: Tensor
+    filter_gain: Tensor
+    filter_on: Tensor
+
     def __init__(self, policy: RLlibPolicy) -> None:
         super().__init__()
         self.module = policy.module
         self._space = policy.adapter.encoded_action_space
         observation_space = policy.adapter.encoded_observation_space
         self._is_dict = isinstance(observation_space, spaces.Dict)
-        self.parts = (
-            list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else [VECTOR]
-        )
+        self.parts = list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else [VECTOR]
         self._add_filter(_filter_of(policy))
         self._is_q = isinstance(self.module, DefaultDQNRLModule)
         self._distribution = None if self._is_q else self.module.get_inference_action_dist_cls()
@@ -122,7 +124,7 @@ class PolicyNetwork(torch.nn.Module):
     def _greedy(self, scores: Tensor) -> list[Tensor]:
         if self._is_q:
             return [scores.argmax(dim=-1)]
-        assert self._distribution is not None  # noqa: S101 - for the type checker
+        assert self._distribution is not None
         action = self._distribution.from_logits(scores).to_deterministic().sample()
         if isinstance(action, Mapping):
             return [self._clipped(action["continuous"]), action["discrete"].long()]
@@ -130,23 +132,21 @@ class PolicyNetwork(torch.nn.Module):
 
     def _clipped(self, action: Tensor) -> Tensor:
         """RLlib's unsquash of [-1, 1] to itself is a clip; unbounded encoded actions pass."""
-        box = self._space["continuous"] if isinstance(self._space, spaces.Dict) else self._space
+        box: Any = self._space["continuous"] if isinstance(self._space, spaces.Dict) else self._space
         return action.clamp(-1.0, 1.0) if bool(np.isfinite(box.low).all()) else action
 
     def _sizes(self) -> list[int]:
-        space = self._space["discrete"] if isinstance(self._space, spaces.Dict) else self._space
+        space: Any = self._space["discrete"] if isinstance(self._space, spaces.Dict) else self._space
         return [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]
 
     def _add_filter(self, frozen: FrozenFilter | None) -> None:
-        """The frozen filter as float64 buffers: folded to float32, a pressure of 101325.3 +- 0.5 would be off by 6e-3."""
+        """The frozen filter, in float64: in float32 a pressure of 101325.3 +- 0.5 would be off by 6e-3."""
         self._has_filter = frozen is not None
         if frozen is None:
             return
         self._clip = frozen.clip
         self.register_buffer("filter_mean", torch.as_tensor(frozen.mean, dtype=torch.float64))
-        self.register_buffer(
-            "filter_gain", torch.as_tensor(1.0 / (frozen.std + frozen.eps), dtype=torch.float64)
-        )
+        self.register_buffer("filter_gain", torch.as_tensor(1.0 / (frozen.std + frozen.eps), dtype=torch.float64))
         self.register_buffer("filter_on", torch.as_tensor(frozen.numeric, dtype=torch.bool))
 
     def _filtered(self, vector: Tensor) -> Tensor:
@@ -168,10 +168,7 @@ def _filter_of(policy: RLlibPolicy) -> FrozenFilter | None:
     for piece in policy.env_to_module.connectors:
         if isinstance(piece, NumericFilter):
             found = piece.frozen()
-        elif (
-            not type(piece).__module__.startswith("ray.rllib.connectors")
-            or type(piece).__name__ not in DEFAULTS
-        ):
+        elif not type(piece).__module__.startswith("ray.rllib.connectors") or type(piece).__name__ not in DEFAULTS:
             raise _cannot_fold(piece)
     for piece in policy.module_to_env.connectors:
         if not type(piece).__module__.startswith("ray.rllib.connectors"):

@@ -95,9 +95,7 @@ def _open(
     if resume is not None:
         where = Path(runs_dir) if runs_dir else (project.root / "runs" if project else Path("runs"))
         found = (
-            resume
-            if isinstance(resume, Run)
-            else find_run(None if resume == "last" else str(resume), runs_dir=where)
+            resume if isinstance(resume, Run) else find_run(None if resume == "last" else str(resume), runs_dir=where)
         )
         return project or found.project, found, None
     if project is None:
@@ -112,7 +110,10 @@ def _open(
 
 
 def _prepare(
-    opened: tuple[Project, Run | None, Path | None], runs_dir: Path | str | None, ray_start: RayStart, tell: Tell
+    opened: tuple[Project, Run | None, Path | None],
+    runs_dir: Path | str | None,
+    ray_start: RayStart,
+    tell: Tell,
 ) -> _Setup:
     """Check everything that can be checked before a run folder exists, then create or continue it."""
     from .algorithm import SimSettings, algorithm_name, build_config, choose_algorithm
@@ -178,9 +179,7 @@ def _needs_own_process(project: Project, measured: Probe, tell: Tell) -> bool:
         return True
     step_s = 1.0 / measured.steps_per_s if measured.steps_per_s else 0.0
     if step_s > MAX_INLINE_STEP_S:
-        tell(
-            {"event": "note", "text": f"{step_s * 1e3:.3g} ms a step: each sim runs in a process of its own"}
-        )
+        tell({"event": "note", "text": f"{step_s * 1e3:.3g} ms a step: each sim runs in a process of its own"})
         return True
     return False
 
@@ -306,22 +305,16 @@ class _Loop:
                         )
                     continue
                 num_empty = 0
-                assert self.line is not None  # noqa: S101 - for the type checker
+                assert self.line is not None
                 self.journal.append(self.line)
                 trackers.log(self.line)
                 reason = self.rules.add(self.line)
                 self.tell({"event": "iteration", **self.line, "progress": self.rules.progress(self.line)})
-                if (
-                    reason is not None
-                    or self.iteration % self.project.checkpoint.every == 0
-                    or interrupts.is_requested
-                ):
+                if reason is not None or self.iteration % self.project.checkpoint.every == 0 or interrupts.is_requested:
                     self._save()
                     if not interrupts.is_requested:
                         selection.consider(self.algo, self.iteration, self.line, is_last=reason is not None)
-                    checkpoints.retain(
-                        self.run.path, self.project.checkpoint.keep, protect=selection.protected()
-                    )
+                    checkpoints.retain(self.run.path, self.project.checkpoint.keep, protect=selection.protected())
                 if interrupts.is_requested:
                     break
             if reason is not None:

@@ -178,15 +178,11 @@ def load_attribute(target: str, root: Path) -> Any:
 
 def _no_attribute(target: str, part: str, owner: Any) -> SimError:
     names = [name for name in vars(owner) if not name.startswith("_")]
-    classes = [
-        name for name in names if inspect.isclass(vars(owner)[name]) and hasattr(vars(owner)[name], "step")
-    ]
+    classes = [name for name in names if inspect.isclass(vars(owner)[name]) and hasattr(vars(owner)[name], "step")]
     file = getattr(owner, "__file__", None) or getattr(owner, "__name__", repr(owner))
     near = did_you_mean(part, names) or (classes[0] if len(classes) == 1 else None)
     defined = f"It defines: {', '.join(sorted(classes or names)) or 'nothing'}."
-    return SimError(
-        f"{target!r}: {file} has no {part!r}", hint=f"Did you mean {near!r}?" if near else defined
-    )
+    return SimError(f"{target!r}: {file} has no {part!r}", hint=f"Did you mean {near!r}?" if near else defined)
 
 
 def _registered(name: str, root: Path) -> gymnasium.envs.registration.EnvSpec:

@@ -156,7 +156,7 @@ class SupervisedSim:
                 f"the sim {self._spec.label} failed {self.num_failures} times, the last time: {failure.reason}"
                 + (f"\n{failure.details.rstrip()}" if failure.details else "")
                 + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
-                hint=f"Training survives a failure every {STEPS_PER_REFUND} steps, not more. Find the cause with: plato check",
+                hint=f"Training survives one failure in {STEPS_PER_REFUND} steps. Find the cause with: plato check",
             )
         if self._failures_in_a_row > 1:
             time.sleep(min(0.02 * 2 ** (self._failures_in_a_row - 2), MAX_BACKOFF_S))
@@ -214,9 +214,7 @@ class InlineSim:
         except SimError:
             if self._sim is None:  # it cannot be loaded at all: no use in trying again
                 raise
-            raise SimFailure(
-                f"{call}() raised", details=traceback.format_exc(), output=printed.tail()
-            ) from None
+            raise SimFailure(f"{call}() raised", details=traceback.format_exc(), output=printed.tail()) from None
         except Exception as error:
             raise SimFailure(
                 f"{call}() raised {type(error).__name__}: {error}",
@@ -229,11 +227,11 @@ class InlineSim:
         sim, self._sim = self._sim, None
         if sim is not None and not kill:
             with contextlib.suppress(Exception):
-                sim.close()
+                sim.close()  # type: ignore[no-untyped-call]
 
 
 class SimHangs(BaseException):
-    """Raised into a sim that runs past its deadline (a BaseException, so that its own `except Exception` lets it by)."""
+    """Raised into a sim that runs past its deadline (a BaseException: its `except Exception` lets it by)."""
 
 
 class _Watchdog:

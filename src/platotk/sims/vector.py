@@ -103,8 +103,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
                 if not is_reset:
                     sim.send(action)
             results = [
-                sim.reset() if is_reset else sim.receive()
-                for sim, is_reset in zip(self.sims, resetting, strict=True)
+                sim.reset() if is_reset else sim.receive() for sim, is_reset in zip(self.sims, resetting, strict=True)
             ]
             observations = self._encode(results)
         rewards = np.array([result.reward for result in results], dtype=np.float64)
@@ -172,9 +171,9 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
     def _blank(self) -> Any:
         space = self.single_observation_space
         if isinstance(space, gym.spaces.Dict):
-            blank = {key: np.zeros(box.shape, box.dtype) for key, box in space.spaces.items()}
+            blank = {key: np.zeros(box.shape or (), np.dtype(box.dtype)) for key, box in space.spaces.items()}
             if MASK_KEY in blank:
-                blank[MASK_KEY] += 1
+                blank[MASK_KEY] = np.ones_like(blank[MASK_KEY])
             return blank
         return np.zeros(space.shape or (), space.dtype)
 
@@ -193,7 +192,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         return infos
 
     def _as_list(self, actions: Any) -> list[Any]:
-        if isinstance(actions, dict) or (isinstance(actions, tuple) and not isinstance(actions, list)):
+        if isinstance(actions, (dict, tuple)):
             return list(iterate(self.action_space, actions))
         return list(actions)
 
@@ -212,7 +211,7 @@ def _stack(rows: Iterable[Any]) -> Any:
 
 
 class TrainingSims(SimVector):
-    """`SimVector` from one mapping, the form in which RLlib makes environments (`config.environment(env=TrainingSims)`)."""
+    """`SimVector` from one mapping, as RLlib makes environments (`config.environment(env=TrainingSims)`)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(**config)

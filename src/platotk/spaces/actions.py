@@ -174,9 +174,7 @@ class Decoding:
             given = np.asarray(action["discrete"] if self._is_mixed else action)
             chosen = _shaped(given, batch, len(self.nvec), "iub").astype(np.int64)
             if ((chosen < 0) | (chosen >= self._nvec)).any():
-                raise SimError(
-                    f"The policy chose {short(chosen.tolist())}, it has {short(list(self.nvec))} choices."
-                )
+                raise SimError(f"The policy chose {short(chosen.tolist())}, it has {short(list(self.nvec))} choices.")
             if self.is_joint:
                 chosen = np.stack(np.unravel_index(chosen[:, 0], self.sizes), axis=1)
         return numbers, chosen

@@ -73,9 +73,7 @@ def fitting(
 ) -> list[str]:
     """The algorithms, of those in ALGORITHMS, that can learn from these spaces."""
     return [
-        name
-        for name in ALGORITHMS
-        if refusal(observation_space, action_space, name, action_scale=action_scale) is None
+        name for name in ALGORITHMS if refusal(observation_space, action_space, name, action_scale=action_scale) is None
     ]
 
 
@@ -146,9 +144,7 @@ class Adapter:
         given = [None] * len(observations) if masks is None else list(masks)
         if len(given) != len(observations):
             raise SimError(f"{len(given)} action masks for {len(observations)} observations.")
-        encoded = [
-            self._masks.encode(self._mask_of(obs, one)) for obs, one in zip(observations, given, strict=True)
-        ]
+        encoded = [self._masks.encode(self._mask_of(obs, one)) for obs, one in zip(observations, given, strict=True)]
         flat = np.stack(encoded) if encoded else np.zeros((0, self.num_logits), np.float32)
         return self._join(*self._encoding.encode_batch(observations), flat)
 
@@ -165,8 +161,9 @@ class Adapter:
         return self._decoding.decode_batch(actions)
 
     def rounding_margins(self, numbers: Array) -> Array:
-        """How decided rounded actions are: per row of encoded continuous numbers (B, k), the distance in the sim's own
-        units to where an integer would flip; inf where nothing is rounded.
+        """How decided rounded actions are, per row of encoded continuous numbers (B, k).
+
+        The distance, in the sim's own units, to where an integer would flip; inf where nothing is rounded.
         """
         return self._decoding.rounding_margins(np.asarray(numbers, dtype=np.float64))
 

@@ -68,8 +68,7 @@ class Choices:
             size = len(space.character_set)
             self.characters = sorted(space.character_set)
             self.nvec = [
-                size + (position >= space.min_length)
-                for position in range(min(space.max_length, MAX_LOGITS + 1))
+                size + (position >= space.min_length) for position in range(min(space.max_length, MAX_LOGITS + 1))
             ]
             self.shape, first = (len(self.nvec),), np.zeros(len(self.nvec), np.int64)
         elif isinstance(space, spaces.Box):

@@ -28,9 +28,7 @@ class Continuous:
         line: How it is learned from, for people.
     """
 
-    def __init__(
-        self, space: Space, path: str, scale: float | None, *, squashed: bool, required: bool
-    ) -> None:
+    def __init__(self, space: Space, path: str, scale: float | None, *, squashed: bool, required: bool) -> None:
         """Plan the mapping.
 
         `squashed`: the policy gives [-1, 1]; `required`: every element needs two bounds or a scale.
@@ -80,8 +78,8 @@ class Continuous:
         return [np.asarray(value) for value in np.minimum(np.maximum(cast, self.space.low), self.space.high)]
 
     def rounding_margins(self, given: Array) -> Array:
-        """Per row of (B, size), how far its numbers are from where rounding would flip; inf where nothing is rounded."""
-        if self.space.dtype.kind == "f" or not self.size:
+        """Per row of (B, size), how far its numbers are from where rounding flips; inf where nothing is rounded."""
+        if np.dtype(self.space.dtype).kind == "f" or not self.size:
             return np.full(len(given), np.inf)
         scaled = self._scaled(given)
         margins: Array = np.abs(scaled - np.floor(scaled) - 0.5).min(axis=1)

@@ -127,9 +127,7 @@ def _read_box(data: Mapping[str, Any], depth: int) -> Space:
     return box
 
 
-def _read_bounds(
-    data: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_low: bool
-) -> tuple[Array, Array]:
+def _read_bounds(data: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_low: bool) -> tuple[Array, Array]:
     """The bounds in their dtype, exactly, and which of them are finite."""
     given = np.array(data, dtype=object) if isinstance(data, list) else np.full(shape, data, dtype=object)
     given = given.reshape(shape)
@@ -151,9 +149,7 @@ def _read_discrete(data: Mapping[str, Any], depth: int) -> Space:
 
 def _read_multi_discrete(data: Mapping[str, Any], depth: int) -> Space:
     dtype = np.dtype(data["dtype"]).type
-    return spaces.MultiDiscrete(
-        np.array(data["nvec"], dtype), dtype=dtype, start=np.array(data["start"], dtype)
-    )
+    return spaces.MultiDiscrete(np.array(data["nvec"], dtype), dtype=dtype, start=np.array(data["start"], dtype))
 
 
 def _read_multi_binary(data: Mapping[str, Any], depth: int) -> Space:
@@ -162,9 +158,7 @@ def _read_multi_binary(data: Mapping[str, Any], depth: int) -> Space:
 
 
 def _read_text(data: Mapping[str, Any], depth: int) -> Space:
-    return spaces.Text(
-        int(data["max_length"]), min_length=int(data["min_length"]), charset=str(data["charset"])
-    )
+    return spaces.Text(int(data["max_length"]), min_length=int(data["min_length"]), charset=str(data["charset"]))
 
 
 def _read_dict(data: Mapping[str, Any], depth: int) -> Space:

@@ -111,10 +111,7 @@ class Masks:
         if not hasattr(mask, "__len__") or len(mask) != len(nvec):
             raise self._wrong(mask, where, f"{len(nvec)} masks")
         return np.concatenate(
-            [
-                self._nested(m, n, under_index(where, i))
-                for i, (m, n) in enumerate(zip(mask, nvec, strict=True))
-            ]
+            [self._nested(m, n, under_index(where, i)) for i, (m, n) in enumerate(zip(mask, nvec, strict=True))]
         )
 
     def _fixed_bits(self, mask: Any, leaf: Choices, where: str) -> Array:

@@ -158,8 +158,7 @@ class _Tuple(Node):
     def __init__(self, space: spaces.Tuple, path: str, plan: Plan, images: bool) -> None:
         self.label = label("observation", path)
         self.children = [
-            _node(child, under_index(path, index), plan, images=images)
-            for index, child in enumerate(space.spaces)
+            _node(child, under_index(path, index), plan, images=images) for index, child in enumerate(space.spaces)
         ]
 
     def write(self, value: Any, out: Array, images: list[Any]) -> None:
@@ -189,8 +188,7 @@ class _OneOf(Node):
         self.start, _ = plan.reserve(len(space.spaces), self.label)
         plan.note(self.label, space, f"one-hot of {len(space.spaces)} options, then each option")
         self.options = [
-            _node(option, under_index(path, index), plan, images=False)
-            for index, option in enumerate(space.spaces)
+            _node(option, under_index(path, index), plan, images=False) for index, option in enumerate(space.spaces)
         ]
 
     def write(self, value: Any, out: Array, images: list[Any]) -> None:
@@ -230,8 +228,7 @@ def _refused(space: Space, leaf: str) -> SimError:
     if isinstance(space, spaces.Sequence):
         return SimError(
             f"{what}: its length is not fixed.",
-            hint="Pad it to a fixed length: "
-            'Dict({"items": Box(low, high, (MAX, k)), "length": Discrete(MAX + 1)}).',
+            hint='Pad it to a fixed length: Dict({"items": Box(low, high, (MAX, k)), "length": Discrete(MAX + 1)}).',
         )
     if isinstance(space, spaces.Graph):
         return SimError(

@@ -68,10 +68,7 @@ def _write(space: Space, value: Any, path: str, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise SimError(f"{leaf}: expected a dict, got {short(value)}.")
         _require_keys(value, list(space.spaces), leaf)
-        return {
-            str(key): _write(child, value[key], under_key(path, key), name)
-            for key, child in space.spaces.items()
-        }
+        return {str(key): _write(child, value[key], under_key(path, key), name) for key, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, (tuple, list)) and not (isinstance(value, np.ndarray) and value.ndim):
             raise SimError(f"{leaf}: expected a tuple, got {short(value)}.")
@@ -119,8 +116,7 @@ def _read(space: Space, data: Any, path: str, name: str, check_bounds: bool) -> 
         _require_length(data, len(space.spaces), leaf)
         parts = zip(space.spaces, data, strict=True)
         return tuple(
-            _read(child, part, under_index(path, i), name, check_bounds)
-            for i, (child, part) in enumerate(parts)
+            _read(child, part, under_index(path, i), name, check_bounds) for i, (child, part) in enumerate(parts)
         )
     if isinstance(space, spaces.OneOf):
         index, option = _option(space, data, leaf)
@@ -129,9 +125,7 @@ def _read(space: Space, data: Any, path: str, name: str, check_bounds: bool) -> 
         if not isinstance(data, (list, tuple)):
             raise SimError(f"{leaf}: expected an array, got {short(data)}.")
         items = enumerate(data)
-        return tuple(
-            _read(space.feature_space, item, under_index(path, i), name, check_bounds) for i, item in items
-        )
+        return tuple(_read(space.feature_space, item, under_index(path, i), name, check_bounds) for i, item in items)
     if isinstance(space, spaces.Text):
         return _read_text(space, data, leaf, check_bounds)
     if isinstance(space, spaces.Discrete):
@@ -161,9 +155,7 @@ def _read_text(space: spaces.Text, data: Any, leaf: str, check_bounds: bool) -> 
         raise SimError(f"{leaf}: expected a string, got {short(data)}.")
     if check_bounds:
         if not space.min_length <= len(data) <= space.max_length:
-            raise SimError(
-                f"{leaf}: {len(data)} characters, allowed are {space.min_length} to {space.max_length}."
-            )
+            raise SimError(f"{leaf}: {len(data)} characters, allowed are {space.min_length} to {space.max_length}.")
         for character in data:
             if character not in space.character_set:
                 raise SimError(
@@ -205,9 +197,7 @@ def _read_array(
         if is_out.any():
             at = int(np.flatnonzero(is_out)[0])
             lowest, highest, value = (a.reshape(-1)[at] for a in (low, high, array))
-            raise SimError(
-                f"{element(leaf, shape, at)}: {value} is out of bounds, allowed is {lowest} to {highest}."
-            )
+            raise SimError(f"{element(leaf, shape, at)}: {value} is out of bounds, allowed is {lowest} to {highest}.")
     return array
 
 
@@ -221,9 +211,7 @@ def _flatten(data: Any, shape: tuple[int, ...], leaf: str) -> list[Any]:
             if not isinstance(item, (list, tuple)):
                 raise SimError(f"{leaf}: expected nested arrays of shape {shape}, got {short(item)}.")
             if len(item) != side:
-                raise SimError(
-                    f"{leaf}: {len(item)} elements in dimension {depth}, its space has shape {shape}."
-                )
+                raise SimError(f"{leaf}: {len(item)} elements in dimension {depth}, its space has shape {shape}.")
         level = [part for item in level for part in item]
     return level
 

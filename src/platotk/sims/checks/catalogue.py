@@ -46,10 +46,7 @@ def _is_code(line: str) -> bool:
 
 
 def _catalogue(*checks: tuple[str, Severity, str, str | None]) -> dict[str, Check]:
-    entries = [
-        Check(name, level, text, textwrap.dedent(cure) if cure else None)
-        for name, level, text, cure in checks
-    ]
+    entries = [Check(name, level, text, textwrap.dedent(cure) if cure else None) for name, level, text, cure in checks]
     return {check.id: check for check in entries}
 
 

@@ -166,9 +166,7 @@ def _about_printing(num_bytes: int, num_calls: int, tail: str) -> list[Finding]:
     if num_bytes < 10_000 or per_step < 20:
         return []
     last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-    message = (
-        f"the sim printed {num_bytes:,} bytes in {num_calls:,} steps ({per_step:,.0f} a step): {last:.80}"
-    )
+    message = f"the sim printed {num_bytes:,} bytes in {num_calls:,} steps ({per_step:,.0f} a step): {last:.80}"
     return [finding("prints", message)]
 
 
@@ -185,7 +183,5 @@ def _about_speed(measured: dict[str, Any]) -> list[Finding]:
     if steps_per_s < SLOW_STEPS_PER_S:
         hours = 100_000 / steps_per_s / 3600
         time_needed = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        findings.append(
-            finding("slow", f"100,000 steps, a small training run, take {time_needed} in one process")
-        )
+        findings.append(finding("slow", f"100,000 steps, a small training run, take {time_needed} in one process"))
     return findings

@@ -71,9 +71,7 @@ class Observed:
         """Leaves as (path, space, value); where the structure is wrong, (path, None, None)."""
         if isinstance(space, spaces.Dict):
             if not isinstance(value, Mapping):
-                wrong = (
-                    f"{path}: {_kind(value)}, the space has a Dict with {', '.join(map(repr, space.spaces))}"
-                )
+                wrong = f"{path}: {_kind(value)}, the space has a Dict with {', '.join(map(repr, space.spaces))}"
                 yield self._broken(path, wrong, where)
                 return
             for key in value:
@@ -104,9 +102,7 @@ class Observed:
         leaf = self._leaves.setdefault(path, _Leaf(space))
         if not isinstance(space, _NUMERIC):
             if not space.contains(value):
-                trial.count(
-                    "observation-structure", path, f"{path}: {_short(value)} is not in {space}", where=where
-                )
+                trial.count("observation-structure", path, f"{path}: {_short(value)} is not in {space}", where=where)
                 return False
             return True
         self._see_reuse(path, leaf, value)
@@ -132,9 +128,7 @@ class Observed:
         # A Box takes what lies outside; a choice that does not exist cannot be encoded.
         return self._see_range(leaf, array) or isinstance(space, spaces.Box)
 
-    def _see_type(
-        self, path: str, leaf: _Leaf, value: Any, array: Any, is_reset: bool, where: str | None
-    ) -> None:
+    def _see_type(self, path: str, leaf: _Leaf, value: Any, array: Any, is_reset: bool, where: str | None) -> None:
         space = leaf.space
         is_scalar = not space.shape
         if isinstance(value, (list, tuple)) or (
@@ -149,9 +143,7 @@ class Observed:
             leaf.reset_dtype = dtype
         elif not is_reset:
             leaf.step_dtypes.add(dtype)
-        is_fine = (
-            dtype.kind in "iu" if isinstance(space, spaces.Discrete) else np.can_cast(dtype, space.dtype)
-        )
+        is_fine = dtype.kind in "iu" if isinstance(space, spaces.Discrete) else np.can_cast(dtype, space.dtype)
         if not is_fine and isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
             is_fine = dtype.kind in "iub"
         if not is_fine:
@@ -173,9 +165,7 @@ class Observed:
 
     def _see_reuse(self, path: str, leaf: _Leaf, value: Any) -> None:
         """Whether the array returned before was changed since."""
-        if leaf.previous is not None and not np.array_equal(
-            leaf.previous, leaf.previous_copy, equal_nan=True
-        ):
+        if leaf.previous is not None and not np.array_equal(leaf.previous, leaf.previous_copy, equal_nan=True):
             is_same = " (the same object is returned again)" if value is leaf.previous else ""
             message = f"{path}: the array returned before was changed by the next call{is_same}"
             where = self._trial.places.method("step")
@@ -189,9 +179,7 @@ class Observed:
         if leaf.reset_dtype is not None and others:
             names = " and ".join(sorted(map(str, others)))
             message = f"{path}: {leaf.reset_dtype} from reset(), {names} from step()"
-            cure = (
-                f"obs = np.array(obs, dtype=np.{leaf.space.dtype})   # in one method, used by reset and step"
-            )
+            cure = f"obs = np.array(obs, dtype=np.{leaf.space.dtype})   # in one method, used by reset and step"
             where = self._trial.places.returns("step")
             self._trial.found("observation-dtype-changes", message, where=where, cure=cure)
 

@@ -102,9 +102,7 @@ def api(trial: Trial) -> None:
     inner = getattr(sim, "unwrapped", sim)
     where = trial.places.sim()
     if _is_from_gym(type(inner)):
-        trial.found(
-            "old-gym", f"{type(inner).__name__} is derived from gym.Env, not gymnasium.Env", where=where
-        )
+        trial.found("old-gym", f"{type(inner).__name__} is derived from gym.Env, not gymnasium.Env", where=where)
     elif not isinstance(sim, gymnasium.Env):
         message = f"{type(sim).__name__} is not derived from gymnasium.Env"
         trial.found("not-gymnasium", message, where=where, cure=f"class {type(sim).__name__}(gymnasium.Env):")
@@ -160,9 +158,7 @@ def _check_hidden(trial: Trial, root: Path | None) -> None:
             continue  # platotk's own source tree
         file = f"{name}.py" if (root / f"{name}.py").is_file() else f"{name}/"
         message = f"{file} next to plato.yaml hides the module {name!r}, which training needs"
-        trial.found(
-            "hides-module", message, where=f"{file}:1", cure=f"mv {file.rstrip('/')} my_{file.rstrip('/')}"
-        )
+        trial.found("hides-module", message, where=f"{file}:1", cure=f"mv {file.rstrip('/')} my_{file.rstrip('/')}")
 
 
 def _syntax_place(error: BaseException) -> str | None:
@@ -183,9 +179,7 @@ def _check_space(trial: Trial, name: str) -> bool:
     where = trial.places.attribute(name)
     if space is not None and _is_from_gym(type(space)):
         message = f"{name} is a {type(space).__name__} of the old gym package"
-        trial.found(
-            "old-gym", message, where=where, cure="from gymnasium import spaces   # instead of: from gym"
-        )
+        trial.found("old-gym", message, where=where, cure="from gymnasium import spaces   # instead of: from gym")
     else:
         what = "missing" if space is None else f"{space!r:.60} ({type(space).__name__}), not a space"
         trial.found("spaces-missing", f"{name} is {what}", where=where)
@@ -209,9 +203,7 @@ def _check_action_bounds(trial: Trial, space: Any, path: str = "action") -> None
     elif isinstance(space, gym_spaces.Tuple):
         for index, child in enumerate(space.spaces):
             _check_action_bounds(trial, child, f"{path}[{index}]")
-    elif (
-        isinstance(space, gym_spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.shape != (0,)
-    ):
+    elif isinstance(space, gym_spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.shape != (0,):
         where = trial.places.attribute("action_space")
         is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
         if not is_bounded.all() and trial.request.action_scale is None:

@@ -171,9 +171,7 @@ def step(trial: Trial, sim: Any, action: Any) -> tuple[Any, float | None, bool, 
         value = (obs, reward, done, False, info)
     if not isinstance(value, (tuple, list)) or len(value) != 5:
         what = f"{len(value)} values" if isinstance(value, (tuple, list)) else type(value).__name__
-        message = (
-            f"step() returns {what}; it must return five (observation, reward, terminated, truncated, info)"
-        )
+        message = f"step() returns {what}; it must return five (observation, reward, terminated, truncated, info)"
         trial.count("step-return", "", message, where=where)
         raise Failed
     if not isinstance(value, tuple):
@@ -208,9 +206,7 @@ def _reward(trial: Trial, reward: Any, where: str | None) -> float | None:
 def _flag(trial: Trial, name: str, value: Any, where: str | None) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    trial.count(
-        "flag-type", name, f"{name} is {value!r:.60} ({type(value).__name__}), not a bool", where=where
-    )
+    trial.count("flag-type", name, f"{name} is {value!r:.60} ({type(value).__name__}), not a bool", where=where)
     try:
         return bool(value)
     except (TypeError, ValueError):
@@ -224,9 +220,7 @@ def _see(trial: Trial, observed: Observed, obs: Any, info: Any, *, is_reset: boo
     adapter = trial.adapter
     if is_usable and adapter is not None:
         try:
-            mask = (
-                info.get("action_mask") if adapter.mask_source == "info" and isinstance(info, dict) else None
-            )
+            mask = info.get("action_mask") if adapter.mask_source == "info" and isinstance(info, dict) else None
             adapter.encode(obs, mask)
         except SimError as error:
             if "mask" not in error.message:  # that, the next action tells

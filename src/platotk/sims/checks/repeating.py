@@ -76,9 +76,7 @@ def seeding(trial: Trial, budget_s: float) -> None:
         if trial.reset_s[-1] > share_s:
             return
     if all(_difference(starts[1], one, "observation") is None for one in starts[2:]):
-        message = (
-            "seeds 11 and 12 start differently, but reset() without a seed gave the same start three times"
-        )
+        message = "seeds 11 and 12 start differently, but reset() without a seed gave the same start three times"
         trial.found("start-repeats", message, where=trial.places.method("reset"))
 
 
@@ -86,9 +84,7 @@ def instances(trial: Trial, budget_s: float) -> None:
     """A second sim beside the first, and close()."""
     share_s = budget_s / 4
     alone = _trajectory(trial, trial.sim, 21, share_s)
-    is_repeatable = (
-        _first_difference(alone, _trajectory(trial, trial.sim, 21, share_s * 2, len(alone))) is None
-    )
+    is_repeatable = _first_difference(alone, _trajectory(trial, trial.sim, 21, share_s * 2, len(alone))) is None
     try:
         second = trial.make()
     except (Exception, SystemExit) as error:
@@ -127,9 +123,7 @@ def memory(trial: Trial, budget_s: float) -> None:
         trial.found("leaks", message, where=trial.places.method("reset"))
 
 
-def _trajectory(
-    trial: Trial, sim: Any, seed: int, budget_s: float, num_observations: int = NUM_STEPS + 1
-) -> list[Any]:
+def _trajectory(trial: Trial, sim: Any, seed: int, budget_s: float, num_observations: int = NUM_STEPS + 1) -> list[Any]:
     """Observations, rewards and flags of the first steps after a seeded reset, with seeded actions."""
     actions = Actions(trial, seed=5)
     deadline = time.perf_counter() + budget_s
@@ -210,9 +204,7 @@ def _first_difference(first: list[Any], second: list[Any]) -> str | None:
             if difference:
                 return f"reset gave {difference}"
             continue
-        for name, mine, others in zip(
-            ("observation", "reward", "terminated", "truncated"), one, other, strict=True
-        ):
+        for name, mine, others in zip(("observation", "reward", "terminated", "truncated"), one, other, strict=True):
             difference = _difference(mine, others, name)
             if difference:
                 return f"at step {index} {difference}"
@@ -223,11 +215,7 @@ def _difference(one: Any, other: Any, path: str) -> str | None:
     """The first leaf that differs, with both values; None when all are the same (to a rounding)."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in one:
-            found = (
-                _difference(one[key], other[key], f"{path}.{key}")
-                if key in other
-                else f"{path}.{key} is missing"
-            )
+            found = _difference(one[key], other[key], f"{path}.{key}") if key in other else f"{path}.{key} is missing"
             if found:
                 return found
         return None
@@ -242,9 +230,7 @@ def _difference(one: Any, other: Any, path: str) -> str | None:
         if mine.shape == others.shape and mine.dtype.kind in "biuf" and others.dtype.kind in "biuf":
             if np.allclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True):
                 return None
-            at = int(
-                np.flatnonzero(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True).reshape(-1))[0]
-            )
+            at = int(np.flatnonzero(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True).reshape(-1))[0])
             element = f"{path}[{at}]" if mine.ndim else path
             return f"{element} = {mine.reshape(-1)[at]:g} and {others.reshape(-1)[at]:g}"
         is_same = bool(np.array_equal(mine, others))

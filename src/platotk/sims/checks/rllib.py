@@ -69,11 +69,7 @@ class RLlibCheck:
             try:
                 code = self._process.wait(timeout=max(1.0, self._deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                return [
-                    finding(
-                        "not-finished", "left out: calling the project's `algorithm`, which took too long"
-                    )
-                ]
+                return [finding("not-finished", "left out: calling the project's `algorithm`, which took too long")]
             problems = self._answered(code)
         where = self._project.where
         return [finding(one, message, where=where(key), cure=cure) for one, key, message, cure in problems]

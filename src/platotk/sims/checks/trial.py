@@ -133,9 +133,7 @@ class Trial:
         """
         # Training survives sims that raise in up to 2 % of their steps.
         if self.num_raised <= 0.02 * self.num_steps:
-            self._soften(
-                "raises", "training survives this: it truncates the episode and starts the sim again"
-            )
+            self._soften("raises", "training survives this: it truncates the episode and starts the sim again")
         known = set(self._reported) if only_new else set()
         for (check_id, _), (number, message, where, cure, severity, step) in self._tally.items():
             if check_id in known:

@@ -67,9 +67,7 @@ class _Process(Protocol):
         """End it."""
 
 
-def watch(
-    request: Request, payload: bytes | None, *, deadline: float, limits_s: tuple[float, float]
-) -> Outcome:
+def watch(request: Request, payload: bytes | None, *, deadline: float, limits_s: tuple[float, float]) -> Outcome:
     """Run one worker to its end, or end it.
 
     Args:
@@ -263,9 +261,7 @@ def _take(outcome: Outcome, event: dict[str, Any]) -> bool:
     return "done" in event
 
 
-def _overdue(
-    progress: Progress, deadline: float, limits_s: tuple[float, float]
-) -> Literal["hang", "late"] | None:
+def _overdue(progress: Progress, deadline: float, limits_s: tuple[float, float]) -> Literal["hang", "late"] | None:
     now = time.monotonic()
     is_making = progress.call in ("importing", "the constructor")
     if progress.since and now - progress.since > limits_s[is_making]:
