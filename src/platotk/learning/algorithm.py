@@ -173,7 +173,7 @@ def _is_name(algorithm: Any) -> bool:
 def _known(project: Project, name: str) -> str:
     from ray.rllib.algorithms.registry import ALGORITHMS
 
-    by_lower = {known.lower(): known for known in ALGORITHMS}
+    by_lower: dict[str, str] = {known.lower(): known for known in ALGORITHMS}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)

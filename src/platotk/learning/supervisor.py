@@ -3,7 +3,7 @@
 A sim that hangs in Python code is interrupted where it is (`sims.supervised`). One that never returns to the
 interpreter, in a loop in C, stops the whole process. `supervise` runs the training as a child, listens to its
 heartbeat, kills it when that stops, and starts it again from the last checkpoint, each sim in a process of its
-own.Light: the parent loads neither ray nor torch.
+own. Light: the parent loads neither ray nor torch.
 """
 
 from __future__ import annotations
