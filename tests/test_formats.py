@@ -51,6 +51,15 @@ def test_the_command_is_plato_when_that_is_this_installations(monkeypatch: pytes
     assert subprocess.run([*command, "--version"], capture_output=True, check=True).stdout
 
 
+def test_commands_in_messages_are_what_has_to_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    said = formats.typable("There is no run. Make one with: plato train --seed 1")
+    assert said == f"There is no run. Make one with: {formats.plato_command()} train --seed 1"
+    assert said != "There is no run. Make one with: plato train --seed 1"
+    for text in ("plato trains", "~/.venv/bin/plato train", "plato.yaml", "my-plato check"):
+        assert formats.typable(text) == text
+
+
 def test_another_installations_plato_on_path_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "plato"
     other.write_text("#!/bin/sh\nexit 3\n")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from platotk import PlatoError
-from platotk.journal import Journal, add_line, read
+from platotk.journal import Journal, add_line, last, read
 
 
 def line(iteration: int, **more: Any) -> dict[str, Any]:
@@ -108,6 +108,20 @@ def test_where_there_is_no_room_nothing_is_left_half_written(path: Path) -> None
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
     assert "OSError" in done.stderr
     assert path.read_text() == json.dumps(line(1), separators=(",", ":")) + "\n"
+
+
+@pytest.mark.parametrize("size", [10, 65_000, 65_536, 200_000])
+def test_the_last_line_is_read_from_the_end_however_long_it_is(path: Path, size: int) -> None:
+    assert last(path) is None
+    journal = Journal(path)
+    for iteration in (1, 2, 3):
+        journal.append(line(iteration, pad="ä" * (size // 6)))
+        assert (last(path) or {})["iteration"] == iteration
+    with path.open("a") as stream:
+        stream.write('{"iteration":4,"pad":"' + "x" * size)
+    assert last(path) == read(path)[-1]
+    path.write_text("torn")
+    assert last(path) is None
 
 
 # --- going back

@@ -209,11 +209,10 @@ def train(
     else:
         resumed, loaded = None, _project(project, changes)
     if not supervisor.is_supervised():
+        again = [word for change in changes for word in ("--set", change)] + ["--json"] * as_json
         code = supervisor.supervise(
             supervisor.python_command(*ctx.find_root().obj),
-            resume_command=lambda folder: supervisor.python_command(
-                "train", "--resume", folder, *(["--json"] if as_json else [])
-            ),
+            resume_command=lambda folder: supervisor.python_command("train", "--resume", folder, *again),
             tell=console.note,
             step_timeout_s=loaded.step_timeout_s,
         )

@@ -31,6 +31,7 @@ from .formats import (
     plato_command,
     shown,
     sparkline,
+    typable,
 )
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def note(line: str, style: str | None = None) -> None:
 def error(problem: PlatoError) -> None:
     """Two lines: what is wrong, and what to do."""
     people = _people()
-    people.print(_text("Error: ", "bold red") + _text(problem.message), soft_wrap=True)
+    people.print(_text("Error: ", "bold red") + _text(typable(problem.message)), soft_wrap=True)
     if problem.hint:
-        _say(people, f"  {problem.hint}")
+        _say(people, f"  {typable(problem.hint)}")
 
 
 def traceback(problem: BaseException, *, skip_own_frames: bool = False) -> None:
@@ -96,7 +97,7 @@ def findings(found: Sequence[Finding], project: Project) -> None:
         if head != (head := (finding.severity, finding.id, finding.where)):
             _head(people, finding)
         for line in finding.message.splitlines():
-            _say(people, f"  {line}")
+            _say(people, f"  {typable(line)}")
         for line in (finding.cure or "").splitlines():
             _say(people, f"    {line}", "green")
     counts = {severity: sum(item.severity == severity for item in found) for severity in STYLES}

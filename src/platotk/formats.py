@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 BARS = "▁▂▃▄▅▆▇█"
+COMMANDS = ("init", "check", "train", "assess", "runs", "show", "compare", "act", "export", "schema")
 
 
 def plato_command() -> str:
@@ -27,6 +29,12 @@ def plato_command() -> str:
     if found is not None and Path(found).parent.resolve() == script.parent.resolve():
         return "plato"
     return shlex.quote(shown(script)) if script.is_file() else f"{shlex.quote(sys.executable)} -m platotk"
+
+
+def typable(text: str) -> str:
+    """A text in which `plato check` and the like are what has to be typed for this installation."""
+    command = plato_command()
+    return re.sub(r"(?<![\w/.-])plato (?=(?:" + "|".join(COMMANDS) + r")\b)", lambda _: f"{command} ", text)
 
 
 def shown(path: Path) -> str:

@@ -85,6 +85,25 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [line for text in _texts(path) if (line := _parse(text)) is not None]
 
 
+def last(path: Path) -> dict[str, Any] | None:
+    """The last whole line, read from the end: quick however long the journal is."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        at = stream.seek(0, os.SEEK_END)
+        tail = b""
+        while at > 0:
+            size = min(at, 65536)
+            at = stream.seek(at - size)
+            tail = stream.read(size) + tail
+            texts = tail.decode("utf-8", errors="replace").split("\n")
+            # The first one may have begun before what has been read.
+            for text in reversed(texts if at == 0 else texts[1:]):
+                if (line := _parse(text)) is not None:
+                    return line
+    return None
+
+
 def add_line(path: Path, line: Mapping[str, Any]) -> None:
     """Append one JSON line; it is on disk when this returns, and absent when there was no room for it."""
     text = json.dumps(finite(line), separators=(",", ":"), allow_nan=False) + "\n"

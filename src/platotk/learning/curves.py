@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .. import journal
 from ..errors import PlatoError, missing_extra
 from ..formats import duration, finite, number
 from ..run import BROKEN, Run
@@ -80,8 +81,7 @@ def summary(run: Run) -> dict[str, Any]:
         info = run.info
     except PlatoError as error:
         return {"run": run.name, "path": str(run.path), "status": BROKEN, "problem": error.message}
-    lines = run.metrics()
-    last: Mapping[str, Any] = lines[-1] if lines else {}
+    last: Mapping[str, Any] = journal.last(run.metrics_path) or {}
     best = best_of(run)
     time_s, env_steps = last.get("time_s"), last.get("env_steps")
     return {

@@ -48,6 +48,7 @@ class Selection:
         played = self._play(path, is_last) if self._has_time else None
         if played is not None:
             value, by, episodes = played, "evaluation", NUM_EPISODES
+            self._run.add_evaluation(iteration, env_steps=line["env_steps"], return_mean=played, episodes=episodes)
             self._tell({"event": "evaluation", "iteration": iteration, "return_mean": value, "episodes": episodes})
         else:
             value, by, episodes = line["return_mean"], "training", 0

@@ -23,6 +23,7 @@ from typing import Any
 VARIABLE = "PLATOTK_SUPERVISOR"
 OWN_PROCESS_VARIABLE = "PLATOTK_SIM_PROCESS"
 BEAT_S = 1.0
+MARGIN_VARIABLE = "PLATOTK_SUPERVISOR_MARGIN_S"
 MARGIN_S = 20.0
 MAX_RESTARTS = 3
 
@@ -60,12 +61,13 @@ def supervise(
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         environment = dict(os.environ)
+        margin_s = float(environment.get(MARGIN_VARIABLE, MARGIN_S))
         for attempt in range(MAX_RESTARTS + 1):
             read_end, write_end = os.pipe()
             environment[VARIABLE] = str(write_end)
             child = subprocess.Popen(list(command), pass_fds=[write_end], env=environment)
             os.close(write_end)
-            run, is_stuck = _listen(child, read_end, step_timeout_s + MARGIN_S)
+            run, is_stuck = _listen(child, read_end, step_timeout_s + margin_s)
             code = child.wait()
             if not is_stuck or run is None or attempt == MAX_RESTARTS:
                 if code < 0:

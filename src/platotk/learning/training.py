@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import CheckpointError, PlatoError, ProjectError, SimError
 from ..journal import Journal
+from ..process_lock import this_process
 from ..project import Project
 from ..run import Run, create_run, find_run
 from ..sims.loading import SimSpec, sim_spec
@@ -204,12 +205,16 @@ class _Loop:
         self.steps_before = 0
         self.line: dict[str, Any] | None = None
         self.algo: Any = None
+        self.is_learning = False
+        self.has_told_not_kept = False
 
     def play(self) -> Run:
         """Build, restore, iterate, and leave the run in a state that tells what happened."""
         trackers = Trackers(self.project, self.run, self.tell)
         status, reason, error = "failed", None, None
-        self.run.update(status="running", started=_now(), ended=None, reason=None, error=None)
+        self.run.update(
+            status="running", started=_now(), ended=None, reason=None, error=None, process=this_process()
+        )
         try:
             with Interrupts(self.project.checkpoint.grace_s) as interrupts:
                 self.algo = self.setup.config.build_algo()
@@ -279,6 +284,7 @@ class _Loop:
 
         def marked(*args: Any, **kwargs: Any) -> Any:
             interrupts.learning()
+            self.is_learning = True
             return update(*args, **kwargs)
 
         group.update = marked
@@ -293,6 +299,7 @@ class _Loop:
                 try:
                     with interrupts.sampling():
                         result = self.algo.train()
+                    self.is_learning = False
                 except StopRequested:
                     break
                 grown = self._take_in(result, time.monotonic() - began)
@@ -368,10 +375,13 @@ class _Loop:
         path = checkpoints.save(self.algo, self.run.path, self.iteration, extra=extra)
         self.saved_at = self.iteration
         self.tell({"event": "checkpoint", "iteration": self.iteration, "path": str(path)})
+        for note in checkpoints.read_extra(path).get("not_kept", []) if not self.has_told_not_kept else []:
+            self.tell({"event": "warning", "text": note})
+            self.has_told_not_kept = True
 
     def _save_what_there_is(self) -> None:
-        """After an error: keep the iterations that were journalled, unless saving is what failed."""
-        if self.algo is None or self.iteration == self.saved_at:
+        """After an error: keep the iterations that were journalled, unless the learner is between two states."""
+        if self.algo is None or self.is_learning:
             return
         try:
             self._save()

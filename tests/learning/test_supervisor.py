@@ -1,0 +1,70 @@
+"""A sim that never returns to the interpreter is killed with its process; the run goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from platotk.run import Run
+
+SIM = '''
+import ctypes, os, time
+from pathlib import Path
+import gymnasium as gym
+import numpy as np
+
+MARK = Path(__file__).with_name("hung")
+
+
+class Stuck(gym.Env):
+    """Once, at step 3000 of its process, waits in C with the interpreter locked: no signal and no thread can help."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        Stuck.steps += 1
+        if Stuck.steps == 3000 and not MARK.exists():
+            MARK.touch()
+            ctypes.PyDLL(None).sleep(3600)
+        return np.zeros(2, np.float32), 1.0, False, self.t >= 50, {}
+'''
+PROJECT = """\
+sim: sim:Stuck
+sim_process: inline
+step_timeout_s: 1
+stop: {iterations: 6}
+checkpoint: {every: 1}
+training: {train_batch_size_per_learner: 1000, minibatch_size: 250, num_epochs: 1}
+tracking: {mlflow: false}
+"""
+
+
+def test_a_hang_in_c_is_survived(tmp_path: Path) -> None:
+    (tmp_path / "sim.py").write_text(SIM)
+    (tmp_path / "plato.yaml").write_text(PROJECT)
+    done = subprocess.run(
+        [sys.executable, "-m", "platotk", "train", "--run", "runs/one"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        # The silence that the supervisor bears, made short.
+        env={**os.environ, "PLATOTK_SUPERVISOR_MARGIN_S": "6"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hung").exists()
+    assert "stopped responding" in done.stderr
+    lines = Run(tmp_path / "runs" / "one").metrics()
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {line["attempt"] for line in lines} == {1, 2}
