@@ -85,7 +85,7 @@ lock: install ## solve requirements.lock anew from pyproject.toml
 
 browser: ## is there a Chromium for the test that looks at the learning curve?
 	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
-	  echo "No Chromium found: the tests that look at a page in a browser are skipped. On Debian: apt-get install chromium" >&2
+	  echo "No Chromium found: the tests that look at a page in a browser will fail. On Debian: apt-get install chromium" >&2
 
 clean: ## remove .venv and everything built
 	rm -rf .venv site dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

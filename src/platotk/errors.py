@@ -94,4 +94,22 @@ class MissingExtraError(PlatoError):
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error for an optional dependency that is not there, with the line that installs it."""
-    return MissingExtraError(f"{package} is not installed.", hint=f"Install it with: pip install 'platotk[{extra}]'")
+    return MissingExtraError(f"{package} is not installed.", hint=f"Install it with: {_install_command(extra)}")
+
+
+def _install_command(extra: str) -> str:
+    """The pip line for this installation: from the checkout it came from (PEP 610), or by name."""
+    import importlib.metadata
+    import json
+    import sys
+
+    what, option = "platotk", ""
+    try:
+        told = json.loads(importlib.metadata.distribution("platotk").read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        told = {}
+    url = str(told.get("url", ""))
+    if url.startswith("file://"):
+        what = url.removeprefix("file://")
+        option = "-e " if told.get("dir_info", {}).get("editable") else ""
+    return f"{sys.executable} -m pip install {option}'{what}[{extra}]'"

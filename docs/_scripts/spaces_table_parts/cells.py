@@ -39,6 +39,7 @@ ON_POLICY = {
 ASYNCHRONOUS = {
     "env_runners": {**ON_POLICY["env_runners"], "rollout_fragment_length": 10},
     "rl_module": NETWORK,
+    "learners": {"num_learners": 0},  # a process of its own takes 20 s to start
     "training": {"train_batch_size_per_learner": 40},
     "reporting": {"min_time_s_per_iteration": 0.05},
 }
@@ -107,8 +108,10 @@ def train_rllib(pair: str, column: str) -> dict[str, Any]:
     """Two iterations of RLlib's PPO, as it is or with its own connector that flattens observations."""
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.connectors.env_to_module import FlattenObservations
+    from ray.tune.registry import register_env
 
-    config = PPOConfig().environment(lambda _: Toy(pair)).training(**PPO_TRAINING)
+    register_env("toy", lambda _: Toy(pair))
+    config = PPOConfig().environment("toy").training(**PPO_TRAINING)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=2).rl_module(**NETWORK)
     if column == "RLlib, flattened":
         config.env_runners(env_to_module_connector=lambda *_, **__: FlattenObservations())

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ProjectError
+from ..errors import ProjectError, missing_extra
 
 
 class RayStart:
@@ -27,21 +27,25 @@ class RayStart:
         self._thread.start()
 
     def wait(self) -> Mapping[str, float]:
-        """Resources of the cluster, e.g. `{"CPU": 8.0, "GPU": 1.0}`, once it is up."""
-        import ray
+        """Resources of the cluster, e.g. `{"CPU": 8.0, "GPU": 1.0}`, once it is up.
 
+        Raises:
+            MissingExtraError: Ray is not installed.
+        """
         self._is_up.wait()
         if self._error is not None:
             raise self._error
+        import ray
+
         resources: Mapping[str, float] = ray.cluster_resources()
         return resources
 
     def close(self) -> None:
         """Shut Ray down when it was started here."""
-        import ray
-
         self._is_up.wait()
-        if self._is_ours and ray.is_initialized():
+        if self._is_ours:
+            import ray
+
             ray.shutdown()
         self._may_end.set()
 
@@ -62,6 +66,9 @@ class RayStart:
             import ray.rllib.algorithms.ppo
 
             quiet_rllib()
+        except ImportError as error:
+            self._error = missing_extra("Ray RLlib", "train")
+            self._error.__cause__ = error
         except BaseException as error:
             self._error = error
         self._is_up.set()
