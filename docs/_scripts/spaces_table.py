@@ -61,7 +61,8 @@ def measure(options: argparse.Namespace) -> None:
     if unknown := set(columns) - set(COLUMNS):
         raise SystemExit(f"unknown columns: {sorted(unknown)}; there are {list(COLUMNS)}")
     names = [name for name in PAIRS if fnmatch.fnmatch(name, options.only)]
-    data = json.loads(options.data.read_text("utf-8")) if options.data.exists() else {"about": {}, "pairs": {}}
+    is_kept = options.data.exists() and (options.resume or options.only != "*" or options.columns != ";".join(COLUMNS))
+    data = json.loads(options.data.read_text("utf-8")) if is_kept else {"about": {}, "pairs": {}}
     data["pairs"] = {name: data["pairs"].get(name) or _describe(PAIRS[name]) for name in PAIRS}
 
     def keep(name: str, key: str, value: dict[str, Any]) -> None:
@@ -74,7 +75,8 @@ def measure(options: argparse.Namespace) -> None:
         wanted = [(name, key) for name in names for key in keys]
         return [at for at in wanted if not (options.resume and at[1] in data["pairs"][at[0]]["cells"])]
 
-    data["about"].update(_about(options.baselines_python))
+    about = _about(options.baselines_python)
+    data["about"] = {**data["about"], **about, "commands": [*data["about"].get("commands", []), about.pop("command")]}
     _save(options.data, data)
     if BASELINES in columns and options.baselines_python:
         for name, cell in _baselines(options.baselines_python, [name for name, _ in todo([BASELINES])]):
@@ -152,7 +154,7 @@ def page(data: dict[str, Any]) -> str:
             "## Measured",
             "",
             "```text",
-            about.get("command", ""),
+            *about.get("commands", []),
             "```",
             "",
             f"- machine: {about.get('machine')}",
@@ -208,7 +210,7 @@ def _start_ray() -> None:
     import ray.rllib.algorithms.ppo
 
     quiet_rllib()
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.disable(logging.ERROR)  # refusals of the sims come with long tracebacks
 
 
 def _about(baselines_python: Path | None) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def _about(baselines_python: Path | None) -> dict[str, Any]:
     from startup import commit, machine, versions
 
     about = {
-        "command": shlex.join([".venv/bin/python docs/_scripts/spaces_table.py", *sys.argv[1:]]).replace("'", "", 2),
+        "command": shlex.join([".venv/bin/python", "docs/_scripts/spaces_table.py", *sys.argv[1:]]),
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),

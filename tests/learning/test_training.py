@@ -112,7 +112,10 @@ def test_a_run_holds_journal_checkpoints_and_a_policy_that_acts(tmp_path):
     policy = load_policy(run)
     action = policy.act(np.zeros(4, np.float32))
     assert policy.action_space.contains(action)
-    assert json.loads((run.path / "best.json").read_text())["by"] == "evaluation"
+    best = json.loads((run.path / "best.json").read_text())
+    # Evaluation has a tenth of the run's time; on a busy machine the training return may have to do.
+    assert best["by"] in ("evaluation", "training")
+    assert bool(run.evaluations()) == (best["by"] == "evaluation")
 
 
 def test_resume_goes_on_with_iterations_steps_and_attempts(tmp_path):

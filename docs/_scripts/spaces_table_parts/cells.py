@@ -72,12 +72,13 @@ def measure(pair: str, column: str, *, limit_s: int = LIMIT_S) -> dict[str, Any]
         column: One of ALGORITHMS (through platotk) or of RLLIB.
         limit_s: Seconds after which the cell has failed.
     """
-    began = time.time()
+    began, Toy.refused = time.time(), None
     train = partial(train_rllib, column=column) if column in RLLIB else partial(train_platotk, algorithm=column)
     try:
         with time_limit(limit_s):
             outcome = train(pair)
-    except (Exception, TooLong) as error:
+    except (Exception, TooLong) as raised:
+        error = Toy.refused or raised  # what the sim said tells more than what was made of it
         outcome = {"outcome": "failed", "error": type(error).__name__, "detail": " ".join(str(error).split())[:300]}
     return {**outcome, "seconds": round(time.time() - began, 1)}
 

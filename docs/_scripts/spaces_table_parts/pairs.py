@@ -119,7 +119,12 @@ class ActionForbidden(ValueError):
 
 
 class Toy(gym.Env[Any, Any]):
-    """Random observations; the reward is higher, the nearer the action's mean is to the observation's."""
+    """Random observations; the reward is higher, the nearer the action's mean is to the observation's.
+
+    `Toy.refused` is the last error that any of them raised in this process: libraries replace it by their own.
+    """
+
+    refused: Exception | None = None
 
     def __init__(self, pair: str, **_: Any) -> None:
         self.pair = PAIRS[pair]
@@ -134,15 +139,23 @@ class Toy(gym.Env[Any, Any]):
         return self._observe()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        try:
+            self._require(action)
+        except ValueError as error:
+            Toy.refused = error
+            raise
+        reward = 1.0 - abs(_mean(action) - self.target)
+        self.num_steps += 1
+        observation, info = self._observe()
+        return observation, reward, self.num_steps >= EPISODE_STEPS, False, info
+
+    def _require(self, action: Any) -> None:
         if not self.action_space.contains(action):
             raise ActionOutsideSpace(f"{action!r} ({type(action).__name__}) is not in {self.action_space}")
         if self.pair.mask:
             for allowed, choice in zip(self.allowed, np.atleast_1d(action), strict=True):
                 if not allowed[int(choice)]:
                     raise ActionForbidden(f"{choice} is not among {np.flatnonzero(allowed).tolist()}")
-        reward = 1.0 - abs(_mean(action) - self.target)
-        self.num_steps += 1
-        return (obs_info := self._observe())[0], reward, self.num_steps >= EPISODE_STEPS, False, obs_info[1]
 
     def _observe(self) -> tuple[Any, dict[str, Any]]:
         observation = self.observation_space.sample()

@@ -68,6 +68,7 @@ def train(
         setup = _prepare(opened, runs_dir, ray_start, tell)
         heartbeat.say(run=str(setup.run.path))
         with setup.run.lock():
+            _record(setup, tell)
             return _Loop(setup, tell).play()
     finally:
         ray_start.close()
@@ -82,6 +83,7 @@ class _Setup:
     spec: SimSpec
     adapter: Adapter
     config: Any
+    algorithm: str
     attempt: int
     own_process: bool
 
@@ -150,20 +152,25 @@ def _prepare(
     run.project = project
     tell({"event": "algorithm", "algorithm": algorithm_name(config)})
     tell({"event": "mapping", "lines": adapter.describe()})
+    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process)
+
+
+def _record(setup: _Setup, tell: Tell) -> None:
+    """Write down what was settled, once the run is held by this process alone."""
+    run, adapter = setup.run, setup.adapter
     run.update(
-        attempt=attempt,
-        algorithm=algorithm_name(config),
+        attempt=setup.attempt,
+        algorithm=setup.algorithm,
         mapping=adapter.describe(),
         spaces={
             "observation": space_to_json(adapter.observation_space),
             "action": space_to_json(adapter.action_space),
         },
         adapter=adapter.to_json(),
-        own_process=own_process,
-        seed=project.seed,
+        own_process=setup.own_process,
+        seed=setup.project.seed,
     )
-    tell({"event": "run", "run": run.name, "path": str(run.path), "attempt": attempt})
-    return _Setup(project, run, spec, adapter, config, attempt, own_process)
+    tell({"event": "run", "run": run.name, "path": str(run.path), "attempt": setup.attempt})
 
 
 def _measure(project: Project, spec: SimSpec) -> Probe:
@@ -212,9 +219,7 @@ class _Loop:
         """Build, restore, iterate, and leave the run in a state that tells what happened."""
         trackers = Trackers(self.project, self.run, self.tell)
         status, reason, error = "failed", None, None
-        self.run.update(
-            status="running", started=_now(), ended=None, reason=None, error=None, process=this_process()
-        )
+        self.run.update(status="running", started=_now(), ended=None, reason=None, error=None, process=this_process())
         try:
             with Interrupts(self.project.checkpoint.grace_s) as interrupts:
                 self.algo = self.setup.config.build_algo()
