@@ -71,7 +71,7 @@ bench: install ## measure start-up, ours beside plain RLlib
 	$(BIN)/python benchmarks/startup.py
 
 docs: docs-pages ## build the site into site/
-	$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 docs-pages: install ## write the generated pages anew

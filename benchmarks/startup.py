@@ -103,7 +103,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of each side, for the slow ones (the quick ones get 4x)")
     parser.add_argument("--no-write", action="store_true", help="print only")
     options = parser.parse_args()
-    text = report(compare_all(options.rounds))
+    load = os.getloadavg()[0]
+    text = report(compare_all(options.rounds), load)
     print(text)
     if not options.no_write:
         write_section(RESULTS, SECTION, text)
@@ -177,8 +178,15 @@ def _bare_first_iteration() -> tuple[float, float]:
     return start - began, end - began
 
 
-def report(comparisons: list[Comparison]) -> str:
-    """The section: where, what and how, then the table."""
+def report(comparisons: list[Comparison], load: float) -> str:
+    """The section: where, what and how, then the table.
+
+    Args:
+        comparisons: The table.
+        load: Of the machine before the first measurement.
+    """
+    is_busy = load > 0.5 * (os.cpu_count() or 1)
+    warning = " - **the machine was busy with other work: measure again before leaning on these figures**"
     return "\n".join(
         [
             "## Start-up",
@@ -189,7 +197,8 @@ def report(comparisons: list[Comparison]) -> str:
             f"- machine: {machine()}",
             f"- versions: {versions()}",
             f"- commit: {commit()}",
-            f"- when: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, load {os.getloadavg()[0]:.1f}",
+            f"- when: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+            f"- load before it: {load:.1f}{warning if is_busy else ''}",
             "",
             "| ours | s | other side | s | ratio of medians | bound |",
             "| --- | --- | --- | --- | --- | --- |",

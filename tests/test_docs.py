@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_links_to_this_repository_name_what_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (DOCS / "_scripts").glob("*.py")))
-def test_generated_pages_are_current(script: str, tmp_path: Path) -> None:
+def test_generated_pages_are_current(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
     before = {page: page.read_text("utf-8") for page in DOCS.rglob("*.md")}
     try:
         runpy.run_path(str(DOCS / "_scripts" / f"{script}.py"), run_name="__main__")

@@ -14,7 +14,7 @@ INTRO = """# Commands
 
 <!-- Written by docs/_scripts/cli.py. -->
 
-Every command takes `-C PATH` (the project; default: the nearest `plato.yaml` upward), `--json` (one JSON
+Commands take `-C PATH` (the project; default: the nearest `plato.yaml` upward), `--json` (one JSON
 value on stdout and nothing else) and `--help`.
 RUN is a name, the beginning of a name that is clear, or a path; left out, it is the newest.
 Exit codes: 0 good; 1 the work failed or a verdict is negative; 2 wrong usage or project; 75 stopped early,
@@ -35,13 +35,15 @@ def page() -> str:
 
 
 def _command(command: Any) -> str:
-    context = command.context_class(command, info_name=f"plato {command.name}")
-    usage = " ".join([f"plato {command.name}", *command.collect_usage_pieces(context)])
+    arguments = [_metavar(p) for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join([f"plato {command.name}", *arguments, "[OPTIONS]"])
     help_text = inspect.cleandoc(command.help or "").replace("\f", "")
     lines = [f"## plato {command.name}", "", f"`{usage}`", "", help_text, ""]
-    rows = [_row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)]
+    if command.epilog:
+        lines += ["```text", *_examples(command.epilog), "```", ""]
+    rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
     if rows:
-        lines += ["| | |", "| --- | --- |", *rows, ""]
+        lines += ["| Argument or option | |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)
 
 
@@ -49,12 +51,12 @@ def _examples(epilog: str) -> list[str]:
     return [line.strip() for line in epilog.splitlines() if line.startswith("  ")]
 
 
-def _row(parameter: Any, context: Any) -> str:
+def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = f"`{parameter.make_metavar(context)}`"
+        name = f"`{_metavar(parameter)}`"
     else:
         flags = ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts])
-        name = flags if parameter.is_flag else f"{flags} `{parameter.make_metavar(context)}`"
+        name = flags if parameter.is_flag else f"{flags} `{_metavar(parameter)}`"
     help_text = " ".join((getattr(parameter, "help", None) or "").split())
     default = parameter.default
     if (
@@ -65,6 +67,10 @@ def _row(parameter: Any, context: Any) -> str:
     ):
         help_text += f" Default: `{default}`."
     return f"| {name} | {help_text.replace('|', chr(92) + '|')} |"
+
+
+def _metavar(parameter: Any) -> str:
+    return str(parameter.metavar or (parameter.name.upper() if parameter.required else f"[{parameter.name.upper()}]"))
 
 
 if __name__ == "__main__":

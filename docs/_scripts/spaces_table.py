@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> None:
     def keep(name: str, key: str, value: dict[str, Any]) -> None:
         data["pairs"][name]["cells"][key] = value
         _save(options.data, data)
-        print(f"{name} | {key} | {_cell(value) if 'outcome' in value else value} | {value.get('seconds', '')}", flush=True)
+        print(f"{name} | {key} | {_cell(value)} | {value['seconds']} s", flush=True)
 
     def todo(keys: Iterable[str]) -> list[tuple[str, str]]:
         keys = list(keys)
@@ -105,8 +105,9 @@ def page(data: dict[str, Any]) -> str:
     rows = []
     for name, pair in pairs.items():
         cells = [_noted(pair["cells"].get(column), name, column, notes) for column in COLUMNS]
-        mask = {None: "", "info": ", mask in `info`"}.get(pair["mask"], f", mask in `{pair['mask']}`")
-        rows.append(f"| **{name}**<br>{_code(pair['observation'])} → {_code(pair['action'])}{mask} | {' | '.join(cells)} |")
+        both = f"{_code(pair['observation'])} → {_code(pair['action'])}"
+        mask = f", mask in `{pair['mask']}`" if pair["mask"] else ""
+        rows.append(f"| **{name}**<br>{both}{mask} | {' | '.join(cells)} |")
     header = ["observation → action", *(f"`{name}`" if name in PLATOTK else TITLES[name] for name in COLUMNS)]
     counts = [_count(pairs, column) for column in COLUMNS]
     return "\n".join(
@@ -115,14 +116,15 @@ def page(data: dict[str, Any]) -> str:
             "",
             "<!-- Written by docs/_scripts/spaces_table.py from docs/assets/spaces_table.json. -->",
             "",
-            f"{len(pairs)} pairs of an observation and an action space, each with a toy sim of its own that refuses every",
-            "action outside its space or forbidden by its mask. Each cell was trained for real: two iterations, tiny",
-            "batches, until the weights had changed twice and were finite, without a single failure of the sim.",
+            f"{len(pairs)} pairs of an observation and an action space, each with a toy sim of its own that refuses",
+            "every action outside its space or forbidden by its mask. Each cell was trained for real, in tiny batches,",
+            "until the weights had changed in two iterations, were finite, and no sim had failed.",
             "",
-            "The first six columns are platotk's algorithms; what stands right of them is the same sim without platotk.",
+            "The first six columns are platotk's algorithms; right of them stands the same sim without platotk.",
             "",
             "- ✓: trained.",
-            "- *refused*: platotk says before training that this algorithm cannot take these spaces, and which one can.",
+            "- *refused*: platotk says before training that this algorithm cannot take these spaces, and which can;",
+            "  the reasons stand [below](#refusals).",
             "- ✗: it failed, with the class of the error; its first words stand [below](#errors).",
             "- –: not measured.",
             "",
@@ -133,9 +135,10 @@ def page(data: dict[str, Any]) -> str:
             f"| **trained, of {len(pairs)}** | {' | '.join(counts)} |",
             *rows,
             "",
-            "BC learns from recorded episodes of random actions, read in the same process. RLlib's own columns use PPO with",
-            "the same batch sizes and network. Stable-Baselines3 was given all three of its policies (`MlpPolicy`, `CnnPolicy`,",
-            "`MultiInputPolicy`); one that trains is enough. Neither knows action masks, so their sims end at the first",
+            "BC learns from recorded episodes of random actions, read in the same process. RLlib's own columns use",
+            "PPO with the same batch sizes and network. Stable-Baselines3 was given all three of its policies",
+            "(`MlpPolicy`, `CnnPolicy`, `MultiInputPolicy`); one that trains is enough. Their PPO knows no action",
+            "masks (sb3-contrib's `MaskablePPO` does; RLlib wants an RLModule of your own): the sim refuses the first",
             "forbidden action.",
             "",
             "## How each space is learned from",
@@ -184,7 +187,8 @@ def _baselines(python: Path, names: list[str]) -> Iterable[tuple[str, dict[str, 
     if not names:
         return
     command = [str(python), str(PARTS / "baselines.py"), *names]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
@@ -226,10 +230,11 @@ def _about(baselines_python: Path | None) -> dict[str, Any]:
         "when": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     if baselines_python:
-        words = "import stable_baselines3 as s, torch, gymnasium; print(s.__version__, torch.__version__, gymnasium.__version__)"
+        words = (
+            "from importlib.metadata import version as v; print(*map(v, ('stable-baselines3', 'torch', 'gymnasium')))"
+        )
         done = subprocess.run([str(baselines_python), "-c", words], capture_output=True, text=True, check=True)
-        sb3, torch, gymnasium = done.stdout.split()
-        about["baselines"] = f"stable-baselines3 {sb3} with torch {torch}, gymnasium {gymnasium}"
+        about["baselines"] = "stable-baselines3 {} with torch {}, gymnasium {}".format(*done.stdout.split())
     return about
 
 
@@ -273,8 +278,8 @@ def _fuzzed(pairs: dict[str, Any]) -> str:
         return "No values were taken both ways in this measurement."
     num = sorted({result["observations"] for result in passed})
     text = (
-        f"{' or '.join(f'{n:,}' for n in num)} fuzzed observations and as many actions of each pair went both ways (encoded and "
-        "decoded, to JSON and back;\npolicy actions far outside their bounds included): "
+        f"{' or '.join(f'{n:,}' for n in num)} fuzzed observations and as many actions of each pair went both ways "
+        "(encoded and decoded,\nto JSON and back; policy actions far outside their bounds included): "
         f"{len(passed)} of {len(results)} pairs without a difference."
     )
     failed = [f"{name} ({result['detail']})" for name, result in results.items() if result["outcome"] != "passed"]
@@ -304,10 +309,15 @@ def _code(space: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as Markdown shows it: nothing in it is a tag, a link or emphasis."""
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
-    return text
+    """Text as Markdown shows it: outside of `code`, nothing in it is a tag, a link or emphasis."""
+    if text.count("`") % 2:
+        text = text.replace("`", "'")
+    parts = text.split("`")
+    for index in range(0, len(parts), 2):
+        for character in "\\*_[]|#":
+            parts[index] = parts[index].replace(character, f"\\{character}")
+        parts[index] = parts[index].replace("<", "&lt;").replace(">", "&gt;")
+    return "`".join(parts)
 
 
 if __name__ == "__main__":

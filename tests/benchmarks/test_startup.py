@@ -50,3 +50,9 @@ def test_only_its_own_section_is_written_anew(startup: SimpleNamespace, tmp_path
 def test_it_says_where_it_ran(startup: SimpleNamespace) -> None:
     assert "cores" in startup.machine()
     assert "ray 2." in startup.versions()
+
+
+def test_figures_of_a_busy_machine_say_so(startup: SimpleNamespace) -> None:
+    one = startup.Comparison("train", "bare", [1.2], [1.0])
+    assert "busy with other work" in startup.report([one], 100.0)
+    assert "busy with other work" not in startup.report([one], 0.0)

@@ -54,7 +54,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PPO": {**ON_POLICY, "training": PPO_TRAINING},
     "APPO": ASYNCHRONOUS,
     "IMPALA": ASYNCHRONOUS,
-    "BC": {"env_runners": {"num_env_runners": 0}, "rl_module": NETWORK, "training": {"train_batch_size_per_learner": 40}},
+    "BC": {
+        "env_runners": {"num_env_runners": 0},
+        "rl_module": NETWORK,
+        "training": {"train_batch_size_per_learner": 40},
+    },
     "SAC": OFF_POLICY,
     "DQN": OFF_POLICY,
 }
@@ -64,7 +68,7 @@ class TooLong(BaseException):
     """The cell's time limit has passed; a BaseException, so that nobody takes it for a failure of the sim."""
 
 
-def measure(pair: str, column: str, *, limit_s: int = LIMIT_S) -> dict[str, Any]:
+def measure(pair: str, column: str, *, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """The outcome of one cell; every error is caught.
 
     Args:
@@ -144,7 +148,8 @@ def round_trips(pair: str, num: int = 1000) -> dict[str, int]:
     for name in names:
         adapter = adapter_of(pair, name)
         if own.mask not in (None, "info"):
-            observations = [{**value, own.mask: _any_mask(own.choices, index)} for index, value in enumerate(observations)]
+            masks = [_any_mask(own.choices, index) for index in range(num)]
+            observations = [{**value, own.mask: mask} for value, mask in zip(observations, masks, strict=True)]
         batch = adapter.encode_batch(observations)
         for index, observation in enumerate(observations):
             encoded = adapter.encode(observation)
@@ -167,18 +172,18 @@ def adapter_of(pair: str, algorithm: str) -> spaces.Adapter:
 
 
 @contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong in the main thread when the block takes longer."""
 
     def too_long(*_: Any) -> None:
-        raise TooLong(f"over {seconds} s")
+        raise TooLong(f"over {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -314,5 +319,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
     return bool(a == b)
-
-

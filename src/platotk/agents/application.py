@@ -1,0 +1,306 @@
+"""The ASGI application of one agent: routes, key, limits and the way from an observation to an action.
+
+Given a loaded agent, `Server` answers `/act`, tells how it is and shows two pages. One dictionary of routes and nothing
+between the socket and the policy. `prove` replays recorded rows before it counts as ready.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ..errors import AgentError, SimError
+from ..spaces import from_json, to_json
+from .agent import Agent
+from .openapi import openapi
+from .page import form, html
+from .parity import compare
+from .prometheus import ServerMetrics
+from .requests import MAX_BODY_BYTES, Request, RequestError, client_of, parse_act, parse_json
+from .sessions import DEFAULT_LIMIT, DEFAULT_TTL_S, ClientSessions
+
+NUM_PROOF_ROWS = 16
+"""Recorded rows that the agent must answer as recorded before it is ready."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer = tuple[int, bytes, bytes]
+"""Status, content type, body."""
+
+JSON = b"application/json"
+HTML = b"text/html; charset=utf-8"
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Server:
+    """The ASGI application of one agent.
+
+    Attributes:
+        metrics: What `/metrics` shows.
+        sessions: The memory of each client.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        key: str | None = None,
+        is_loopback: bool = True,
+        ttl_s: float = DEFAULT_TTL_S,
+        max_clients: int = DEFAULT_LIMIT,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        prove(agent)
+        self.metrics = ServerMetrics()
+        self.sessions = ClientSessions(agent, ttl_s=ttl_s, limit=max_clients)
+        self._agent = agent
+        self._observation_space, self._action_space = agent.observation_space, agent.action_space
+        self._has_info_mask = agent.adapter.mask_source == "info"
+        self._key = None if key is None else key.encode()
+        self._is_guarded = key is None and is_loopback
+        self._max_body_bytes = max_body_bytes
+        contract = agent.path / "openapi.json"
+        name = str(agent.manifest.get("name") or agent.path.resolve().parent.name)
+        document = (
+            contract.read_bytes()
+            if "openapi.json" in agent.manifest.get("files", {})
+            else _encode(openapi(agent.adapter, name=name)).encode()
+        )
+        page = _encode(form(agent, name=name)).encode()
+        get = {"GET", "HEAD"}
+        self._routes: dict[str, tuple[set[str], Callable[[bytes, Scope], Answer]]] = {
+            "/act": ({"POST"}, self._act),
+            "/v1/prediction": ({"GET", "POST"}, self._prediction),
+            "/v1": ({"DELETE"}, self._forget),
+            "/reset": ({"POST"}, self._reset),
+            "/healthz": (get, lambda body, scope: (200, JSON, b'{"status":"alive"}')),
+            "/readyz": (get, lambda body, scope: (200, JSON, b'{"status":"ready"}')),
+            "/metrics": (get, self._metrics),
+            "/openapi.json": (get, lambda body, scope: (200, JSON, document)),
+            "/form.json": (get, lambda body, scope: (200, JSON, page)),
+            "/docs": (get, lambda body, scope: (200, HTML, html("docs"))),
+            "/": (get, lambda body, scope: (200, HTML, html("page"))),
+        }
+        self._open = frozenset({"/healthz", "/readyz", "/", "/docs"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3)."""
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        path = scope["path"]
+        route = self._routes.get(path)
+        extra: list[tuple[bytes, bytes]] = []
+        try:
+            length = self._admit(scope, path)
+            if route is None:
+                raise RequestError(f"there is no {path[:200]}; see /docs.", status=404)
+            if scope["method"] not in route[0]:
+                extra.append((b"allow", ", ".join(sorted(route[0])).encode()))
+                raise RequestError(f"{path} takes {', '.join(sorted(route[0]))}.", status=405)
+            body = await self._body(receive, length)
+            if body is None:
+                return  # the client went away
+            status, kind, content = route[1](body, scope)
+        except RequestError as error:
+            status, kind = error.status, JSON
+            content = _encode({"error": error.message, "field": error.field}).encode()
+            if status in (401, 413):
+                extra += [(b"connection", b"close")]
+            if status == 401:
+                extra += [(b"www-authenticate", b"Bearer")]
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            status, kind, content = 500, JSON, b'{"error":"the agent failed; see the log of the server","field":null}'
+        self.metrics.answered(path if route else "other", status, time.perf_counter() - began)
+        headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode()), *extra]
+        if kind is HTML:
+            headers += _PAGE_HEADERS
+        if status == 204:
+            headers = extra
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def _admit(self, scope: Scope, path: str) -> int:
+        """Check key, size and origin by the headers alone; gives the announced length of the body."""
+        length, given, host, origin = 0, b"", b"", b""
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() else 0
+            elif name == b"authorization":
+                given = value[7:].strip() if value[:7].lower() == b"bearer " else given
+            elif name == b"x-api-key":
+                given = value
+            elif name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if self._key is not None and path not in self._open and not hmac.compare_digest(given, self._key):
+            raise RequestError("the key is missing or wrong; send Authorization: Bearer KEY.", status=401)
+        if self._is_guarded and host and not is_loopback(_host_of(b"//" + host)):
+            raise RequestError("this server answers on its loopback address only.", status=403)
+        if origin and origin.partition(b"://")[2] != host:
+            raise RequestError("pages of another origin may not call this server.", status=403)
+        if length > self._max_body_bytes:
+            raise self._too_large()
+        return length
+
+    async def _body(self, receive: Receive, length: int) -> bytes | None:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > self._max_body_bytes:
+                raise self._too_large()
+            return body
+        parts, size = [body], len(body)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise self._too_large()
+            parts.append(part)
+        return b"".join(parts)
+
+    def _too_large(self) -> RequestError:
+        return RequestError(f"the body is larger than {self._max_body_bytes} bytes.", status=413)
+
+    def _act(self, body: bytes, scope: Scope) -> Answer:
+        request = parse_act(body)
+        actions = self._actions(request)
+        answer = {"actions": actions} if request.is_batch else {"action": actions[0]}
+        return 200, JSON, _encode(answer).encode()
+
+    def _prediction(self, body: bytes, scope: Scope) -> Answer:
+        state = parse_json(body)
+        request = Request([state], False, "state", client_of(None), None, None)
+        return 200, JSON, _encode(self._actions(request)[0]).encode()
+
+    def _actions(self, request: Request) -> list[Any]:
+        """Check observations against their space, act, and give plain JSON values back."""
+        agent, name = self._agent, request.name
+        masks = self._masks(request)
+        if agent.has_memory and request.is_batch:
+            raise RequestError("observations: this agent has memory; send one observation at a time.", field=name)
+        try:
+            if request.is_batch:
+                observations = [
+                    from_json(self._observation_space, data, name=f"{name}[{i}]")
+                    for i, data in enumerate(request.observations)
+                ]
+            else:
+                observation = from_json(self._observation_space, request.observations[0], name=name)
+        except SimError as error:
+            raise RequestError(error.message, field=error.message.partition(": ")[0]) from None
+        except (OverflowError, ValueError, TypeError, RecursionError) as error:
+            raise RequestError(f"{name}: {error}", field=name) from None
+        try:
+            if request.is_batch:
+                acted = agent.act_batch(observations, masks=masks)
+            elif agent.has_memory:
+                acted = [self.sessions.get(request.client).act(observation, mask=masks[0] if masks else None)]
+            else:
+                acted = [agent.act(observation, mask=masks[0] if masks else None)]
+            actions = [to_json(self._action_space, action, name="action") for action in acted]
+        except SimError as error:
+            raise RequestError(f"{name}: the agent has no action for it: {error.message}", field=name) from None
+        self.metrics.num_actions += len(actions)
+        return actions
+
+    def _masks(self, request: Request) -> list[Any] | None:
+        if request.masks is None:
+            return None
+        if not self._has_info_mask:
+            raise RequestError("action_mask: this agent takes none.", field="action_mask")
+        masks = request.masks if request.is_batch else [request.masks]
+        try:
+            for mask in masks:
+                self._agent.adapter.encode_mask(mask)
+        except (SimError, OverflowError, ValueError, TypeError) as error:
+            message = error.message if isinstance(error, SimError) else str(error)
+            raise RequestError(f"action_mask: {message}", field="action_mask") from None
+        return list(masks)
+
+    def _forget(self, body: bytes, scope: Scope) -> Answer:
+        named = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("client", [None])[0]
+        self.sessions.clear(client_of(named))
+        return 204, JSON, b""
+
+    def _reset(self, body: bytes, scope: Scope) -> Answer:
+        data = parse_json(body) if body.strip() else {}
+        if not isinstance(data, dict) or data.keys() - {"client"}:
+            raise RequestError('client: expected {"client": ID}, or nothing.', field="client")
+        self.sessions.clear(client_of(data.get("client")))
+        return 200, JSON, b'{"status":"reset"}'
+
+    def _metrics(self, body: bytes, scope: Scope) -> Answer:
+        text = self.metrics.text(num_clients=len(self.sessions))
+        return 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode()
+
+
+def prove(agent: Agent) -> None:
+    """Replay the first recorded rows.
+
+    Raises:
+        AgentError: The agent acts differently on this machine.
+    """
+    rows = json.loads(agent._parity)["rows"][:NUM_PROOF_ROWS]
+    session, actions = agent.session(), []
+    for row in rows:
+        if row.get("is_first"):
+            session.reset()
+        observation = from_json(agent.observation_space, row["observation"], check_bounds=False)
+        actions.append(session.act(observation, mask=row.get("mask")))
+    expected = [from_json(agent.action_space, row["action"], check_bounds=False) for row in rows]
+    proof = compare(agent.action_space, expected, actions, [row.get("margin") for row in rows])
+    if proof.max_error > 1e-4 or proof.num_mismatches:
+        raise AgentError(
+            f"{agent.path} does not act as recorded: {proof.num_mismatches} of {len(rows)} choices differ, "
+            f"largest error {proof.max_error:.2g}.",
+            hint="Export the agent again.",
+        )
+
+
+_PAGE_HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+        b"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name other than localhost may be anything."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(url: bytes) -> str:
+    if url in _LOCAL_HOSTS:
+        return "localhost"
+    try:
+        return urlsplit(url.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""
+
+
+_LOCAL_HOSTS = frozenset({b"//127.0.0.1", b"//localhost"})

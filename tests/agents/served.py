@@ -1,0 +1,101 @@
+"""Agents of a few lines of ONNX, and a real server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from onnx import TensorProto, helper, numpy_helper
+
+from platotk.agents.manifest import write_manifest
+from platotk.agents.openapi import openapi
+from platotk.spaces import adapt
+
+KEY = "0123456789abcdef-not-a-secret"
+SCRIPT = """
+import sys, json
+from platotk.agents.server import serve
+options = json.loads(sys.argv[1])
+serve(options.pop("agent"), on_event=lambda event: print(event["url"], flush=True), **options)
+"""
+
+
+def write_agent(folder: Path, observation_space: spaces.Space[Any], *, has_memory: bool = False) -> Path:
+    """An agent whose action is the sum of its inputs; with memory, the sum of all inputs since its reset."""
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    adapter = adapt(observation_space, action_space)
+    size = adapter.encoded_observation_space.shape[0]  # type: ignore[index]
+    nodes = [helper.make_node("MatMul", ["vector", "ones"], ["sum"])]
+    inputs = [helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["batch", size])]
+    outputs = [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["batch", 1])]
+    state: list[dict[str, Any]] = []
+    if has_memory:
+        nodes += [
+            helper.make_node("Add", ["sum", "before"], ["action"]),
+            helper.make_node("Identity", ["action"], ["after"]),
+        ]
+        inputs.append(helper.make_tensor_value_info("before", TensorProto.FLOAT, ["batch", 1]))
+        outputs.append(helper.make_tensor_value_info("after", TensorProto.FLOAT, ["batch", 1]))
+        state = [{"input": "before", "output": "after", "shape": [1]}]
+    else:
+        nodes.append(helper.make_node("Identity", ["sum"], ["action"]))
+    ones = numpy_helper.from_array(np.ones((size, 1), np.float32), "ones")
+    graph = helper.make_graph(nodes, "sum", inputs, outputs, [ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    folder.mkdir(parents=True)
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    (folder / "parity.json").write_text(json.dumps({"rows": []}))
+    (folder / "openapi.json").write_text(json.dumps(openapi(adapter, name="sum")))
+    entries = {"outputs": ["action"], "state": state}
+    write_manifest(folder, {"adapter": adapter.to_json(), "model": entries, "parity": None})
+    return folder
+
+
+@contextmanager
+def served(agent: Path, **options: Any) -> Iterator[str]:
+    """The URL of a real server; it must end with exit code 0 on SIGTERM."""
+    given = json.dumps({"agent": str(agent), "port": 0, **options})
+    command = [sys.executable, "-c", SCRIPT, given]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = process.stdout.readline().strip()  # type: ignore[union-attr]
+        if not re.match("http://", url):
+            raise RuntimeError(process.stderr.read())  # type: ignore[union-attr]
+        yield url
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0, said
+        assert KEY not in said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(
+    url: str, body: Any = None, *, method: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """Status and JSON (or text) of an answer; a body that is not bytes is sent as JSON."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers or {}, method=method or ("GET" if data is None else "POST"))
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            status, content = response.status, response.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    try:
+        return status, json.loads(content)
+    except ValueError:
+        return status, content.decode()

@@ -1,0 +1,270 @@
+"""The server, over a real socket: actions, errors that name the field, keys, limits, memory, and the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
+from tests.agents.served import KEY, ask, served, write_agent
+
+from platotk.agents.agent import Agent
+from platotk.agents.server import require_key, serve
+from platotk.agents.sessions import ClientSessions
+from platotk.errors import ProjectError
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+TANK = spaces.Dict(
+    {
+        "level": spaces.Box(0.0, 10.0, (1,), np.float32),
+        "valves": spaces.Box(-1.0, 1.0, (2,), np.float32),
+        "mode": spaces.Discrete(3, start=1),
+        "drift": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+    }
+)
+OBSERVATION = {"level": 2.5, "valves": [0.5, 0.25], "mode": 2, "drift": 0.0}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(write_agent(tmp_path_factory.mktemp("tank") / "agent", TANK)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent that remembers the sum of what it has seen."""
+    space = spaces.Box(0.0, 100.0, (1,), np.float32)
+    return write_agent(tmp_path_factory.mktemp("counter") / "agent", space, has_memory=True)
+
+
+def test_one_observation_one_action(url: str) -> None:
+    assert ask(f"{url}/act", {"observation": OBSERVATION}) == (200, {"action": [4.25]})
+    assert ask(f"{url}/act", {"state": OBSERVATION}) == (200, {"action": [4.25]})
+
+
+def test_a_batch(url: str) -> None:
+    other = {**OBSERVATION, "level": 3.5}
+    assert ask(f"{url}/act", {"observations": [OBSERVATION, other]}) == (200, {"actions": [[4.25], [5.25]]})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_old_plant_client_changes_only_the_host(url: str, method: str) -> None:
+    assert ask(f"{url}/v1/prediction", OBSERVATION, method=method) == (200, [4.25])
+    assert ask(f"{url}/v1", method="DELETE") == (204, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"observation": {**OBSERVATION, "level": "much"}}, "observation.level"),
+        ({"observation": {**OBSERVATION, "level": 11}}, "observation.level"),
+        ({"observations": [OBSERVATION, {**OBSERVATION, "valves": [0, 2]}]}, "observations[1].valves[1]"),
+        ({"state": {**OBSERVATION, "mode": 0}}, "state.mode"),
+        ({}, "observation"),
+        ({"observation": OBSERVATION, "state": OBSERVATION}, "observation"),
+        ({"observations": []}, "observations"),
+        ({"observations": [0] * 4097}, "observations"),
+        ({"observation": OBSERVATION, "clinet": "a"}, "clinet"),
+        ({"observation": OBSERVATION, "client": 7}, "client"),
+        ({"observation": OBSERVATION, "observed_at": "now"}, "observed_at"),
+        ({"observation": OBSERVATION, "action_mask": [1]}, "action_mask"),
+        (b'{"observation": 1, "observation": 2}', "observation"),
+    ],
+)
+def test_an_error_names_the_field(url: str, body: object, field: str) -> None:
+    status, answer = ask(f"{url}/act", body)
+    assert (status, answer["field"]) == (422, field), answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"observation": NaN}',
+        b'{"observation": {"drift": -Infinity}}',
+        b'{"observation": {"level": 1e999, "valves": [0, 0], "mode": 1, "drift": 1e999}}',
+        b'{"observation": ' + b"9" * 5000 + b"}",
+        b'{"observation": ' + b"[" * 65 + b"]" * 65 + b"}",
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_json_of_ours_is_refused(url: str, body: bytes) -> None:
+    status, answer = ask(f"{url}/act", body)
+    assert status == 422
+    assert answer["error"]
+
+
+def test_a_large_body_is_refused_whether_announced_or_not(url: str) -> None:
+    assert ask(f"{url}/act", b" " * ((1 << 20) + 1))[0] == 413
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(b"POST /act HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        try:
+            for _ in range(40):
+                connection.sendall(chunk)
+        except OSError:
+            pass  # refused before all of it was sent
+        assert connection.recv(64).startswith(b"HTTP/1.1 413")
+
+
+def test_unknown_places_and_methods(url: str) -> None:
+    assert ask(f"{url}/nowhere")[0] == 404
+    assert ask(f"{url}/act", method="GET")[0] == 405
+
+
+def test_it_tells_how_it_is(url: str) -> None:
+    ask(f"{url}/act", {"observation": OBSERVATION})
+    assert ask(f"{url}/healthz") == (200, {"status": "alive"})
+    assert ask(f"{url}/readyz") == (200, {"status": "ready"})
+    assert set(ask(f"{url}/openapi.json")[1]["paths"]) >= {"/act"}
+    text = ask(f"{url}/metrics")[1]
+    assert 'plato_requests_total{route="/act",status="200"}' in text
+    assert 'plato_request_seconds_bucket{le="+Inf"}' in text
+
+
+def test_other_hosts_and_origins_are_refused(url: str) -> None:
+    assert ask(f"{url}/act", {"observation": OBSERVATION}, headers={"Host": "evil.example"})[0] == 403
+    assert ask(f"{url}/act", {"observation": OBSERVATION}, headers={"Origin": "http://evil.example"})[0] == 403
+
+
+def test_a_key_opens_it(tmp_path: Path) -> None:
+    agent = write_agent(tmp_path / "agent", TANK)
+    with served(agent, host="0.0.0.0", key=KEY) as address:
+        place = address.replace("0.0.0.0", "127.0.0.1")
+        body = {"observation": OBSERVATION}
+        assert ask(f"{place}/act", body)[0] == 401
+        assert ask(f"{place}/act", body, headers={"Authorization": f"Bearer {KEY}x"})[0] == 401
+        assert ask(f"{place}/act", body, headers={"Authorization": f"Bearer {KEY}"})[0] == 200
+        assert ask(f"{place}/act", body, headers={"x-api-key": KEY})[0] == 200
+        assert ask(f"{place}/metrics")[0] == 401
+        assert ask(f"{place}/form.json")[0] == 401
+        assert ask(f"{place}/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(("host", "key"), [("0.0.0.0", None), ("plant.example", None), ("127.0.0.1", "short")])
+def test_no_open_door(host: str, key: str | None) -> None:
+    with pytest.raises(ProjectError, match="key"):
+        require_key(host, key)
+
+
+def test_each_client_has_its_own_memory(counter: Path) -> None:
+    with served(counter) as url:
+        for client, number, total in [("a", 1, 1.0), ("b", 10, 10.0), ("a", 2, 3.0)]:
+            assert ask(f"{url}/act", {"observation": number, "client": client}) == (200, {"action": [total]})
+        assert ask(f"{url}/reset", {"client": "a"})[0] == 200
+        assert ask(f"{url}/act", {"observation": 5, "client": "a"}) == (200, {"action": [5.0]})
+        assert ask(f"{url}/act", {"observation": 5, "client": "b"}) == (200, {"action": [15.0]})
+        assert ask(f"{url}/v1/prediction", 7) == (200, [7.0])
+        assert ask(f"{url}/v1", method="DELETE")[0] == 204
+        assert ask(f"{url}/v1/prediction", 7) == (200, [7.0])
+        assert ask(f"{url}/act", {"observations": [1, 2]})[0] == 422
+
+
+def test_memory_is_forgotten_in_time_and_in_number(counter: Path) -> None:
+    now = [0.0]
+    sessions = ClientSessions(Agent.load(counter), ttl_s=10.0, limit=2, clock=lambda: now[0])
+    first, second = sessions.get("a"), sessions.get("b")
+    assert sessions.get("a") is first
+    sessions.get("c")  # b was unused for longest
+    assert sessions.get("a") is first
+    assert sessions.get("b") is not second
+    now[0] = 11.0
+    assert len(sessions) == 0
+    assert sessions.get("a") is not first
+
+
+def test_several_workers_answer_but_not_with_memory(counter: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="2 workers"):
+        serve(counter, workers=2)
+    with served(write_agent(tmp_path / "agent", TANK), workers=2) as url:
+        assert ask(f"{url}/act", {"observation": OBSERVATION}) == (200, {"action": [4.25]})
+
+
+def test_a_taken_port_is_said_so(counter: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ProjectError, match="cannot listen"):
+        serve(counter, port=taken.getsockname()[1])
+
+
+def test_a_person_moves_the_inputs_and_sees_the_action(url: str) -> None:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.fail("no Chromium: sudo apt-get update && sudo apt-get install -y chromium")
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        page = browser.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(url) else wrong.append(request.url))
+        page.goto(f"{url}/")
+        page.wait_for_selector("body[data-ready]")
+        for label, value in [("level", "2.5"), ("valves[0]", "0.5"), ("valves[1]", "0.25"), ("drift", "1")]:
+            page.locator(".row", has_text=label).locator("input[type=number]").fill(value)
+        page.locator("select").select_option("2")
+        page.wait_for_function("document.getElementById('action').textContent.includes('5.25')")
+        slider = page.locator(".row", has_text="level").locator("input[type=range]")
+        assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0", "10")
+        slider.press("End")
+        page.wait_for_function("document.getElementById('action').textContent.includes('12.75')")
+        page.goto(f"{url}/docs")
+        page.wait_for_selector("body[data-ready]")
+        assert "POST /act" in page.inner_text("body")
+        browser.close()
+    assert wrong == []
+
+
+def test_an_exported_agent_is_served(adder_agent: Path) -> None:
+    agent = Agent.load(adder_agent)
+    with served(adder_agent) as url:
+        status, answer = ask(f"{url}/act", {"observation": {"value": 17}})
+    assert status == 200
+    np.testing.assert_allclose(answer["action"]["addend"], agent.act({"value": 17})["addend"], rtol=1e-6)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+BODIES = (
+    st.binary(max_size=64)
+    | ANY_JSON.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(
+        st.sampled_from(["observation", "observations", "state", "client", "action_mask", "observed_at"]), ANY_JSON
+    ).map(lambda value: json.dumps(value).encode())
+    | st.fixed_dictionaries(dict.fromkeys(OBSERVATION, ANY_JSON)).map(
+        lambda value: json.dumps({"observation": value}).encode()
+    )
+)
+
+
+def fuzz(url: str, num_bodies: int) -> None:
+    @settings(max_examples=num_bodies, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(body=BODIES, route=st.sampled_from(["act", "v1/prediction", "reset"]))
+    def send(body: bytes, route: str) -> None:
+        assert ask(f"{url}/{route}", body, method="POST")[0] in (200, 422)
+
+    send()
+
+
+def test_no_body_breaks_it(url: str) -> None:
+    fuzz(url, 300)
+
+
+@pytest.mark.slow
+def test_no_body_of_ten_thousand_breaks_it(url: str) -> None:
+    fuzz(url, 10_000)
