@@ -44,7 +44,7 @@ def main() -> int:
     if not options.report:
         run_all(options.seeds)
     kept = load()
-    text = report(kept["runs"], kept["about"])
+    text = report(kept["runs"], kept["about"] or about())
     print(text)
     write_section(RESULTS, SECTION, text)
     return 0
@@ -84,6 +84,8 @@ def platotk_run(seed: int) -> dict[str, Any]:
             tracking={"mlflow": False},
         )
         run = platotk.train(project, run=Path(folder) / "run")
+        if run.status != "finished":
+            raise SystemExit(f"seed {seed} was stopped by {run.info.get('reason')}; repeat the command to go on")
         last = run.metrics()[-1]
         greedy = platotk.assess(run, episodes=EPISODES, checkpoint="last").summary()["return_mean"]
     return _outcome(last["env_steps"], last["return_mean"], greedy)
@@ -147,7 +149,7 @@ def report(runs: list[dict[str, Any]], where: dict[str, Any]) -> str:
         "",
     ]
     if not seeds:
-        return "\n".join([*lines, "Nothing measured yet."])
+        return "\n".join([*lines, "No pair of runs is whole yet: nothing can be said."])
     steps = [[_steps(run) for run in side] for side in (ours, others)]
     ratio, (low, high) = statistics.median(steps[0]) / statistics.median(steps[1]), interval(*steps)
     is_kept = ratio <= BOUND and low <= 1.0

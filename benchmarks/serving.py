@@ -50,7 +50,9 @@ async def act(request):
     vector = numpy.asarray((await request.json())["vector"], numpy.float32)
     return JSONResponse({"action": session.run(None, {"vector": vector[None]})[0].tolist()})
 
-listener = socket.create_server(("127.0.0.1", 0))
+listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio then sets TCP_NODELAY
+listener.bind(("127.0.0.1", 0))
+listener.listen(1024)
 print("http://%s:%d" % listener.getsockname(), flush=True)
 app = Starlette(routes=[Route("/act", act, methods=["POST"])])
 uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

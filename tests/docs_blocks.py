@@ -102,7 +102,7 @@ def follow(page: Path, folder: Path) -> int:
     done = 0
     for block in blocks(page.read_text("utf-8")):
         if block.language in RUNNABLE and block.skip is None:
-            reader.do(block, f"{page.relative_to(ROOT)}:{block.line}")
+            reader.do(block, f"{page.name}:{block.line}")
             done += 1
     return done
 

@@ -18,7 +18,10 @@ from typer.testing import CliRunner, Result
 from platotk import Project, SimError, __version__
 from platotk.cli import app
 
-COMMANDS = ["init", "check", "train", "assess", "runs", "show", "compare", "act", "schema"]
+COMMANDS = [
+    *("init", "check", "train", "assess", "export", "verify", "act", "serve"),
+    *("runs", "show", "compare", "schema"),
+]
 TINY = """\
 name: tiny
 sim: CartPole-v1

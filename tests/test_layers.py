@@ -88,6 +88,32 @@ def test_agents_need_neither_ray_nor_torch_nor_pickle() -> None:
     ] == []
 
 
+def test_agents_never_name_what_runs_code() -> None:
+    """An agent is data from anywhere: its readers call and name nothing that turns data into code."""
+    refused = {"pickle", "cloudpickle", "dill", "marshal", "eval", "exec", "compile", "allow_pickle"}
+    files = [path for path in (SOURCE / "agents").rglob("*.py") if not path.name.startswith("export")]
+    assert [f"{name_of(path)}: {name}" for path in files for name in names(path) if name in refused] == []
+    assert [f"{name_of(path)}: {name}" for path in files for name in names(path) if name == "torch.load"] == []
+
+
+def names(path: Path) -> Iterator[str]:
+    """Every name that a file uses: plain names, attributes (and `a.b`), keywords of calls, imports, short strings."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and (node.value.id, node.attr) == ("re", "compile")
+        ):
+            yield node.attr
+            yield ast.unparse(node)
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.alias):
+            yield from node.name.split(".")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def test_only_console_prints() -> None:
     assert [place for path in FILES if path.name != "console.py" for place in prints(path)] == []
     assert list(prints(SOURCE / "console.py"))

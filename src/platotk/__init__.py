@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agents.agent import Agent
+    from .agents.export import export
     from .assessment.assess import assess
     from .errors import (
         AgentError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "AgentError",
     "AzureError",
     "BackendError",
@@ -46,17 +49,22 @@ __all__ = [
     "SubmitError",
     "assess",
     "check",
+    "export",
     "runs",
+    "serve",
     "train",
 ]
 
 _HOME = {
+    "Agent": "agents.agent",
     "Finding": "sims.checks",
     "Project": "project",
     "Run": "run",
     "assess": "assessment.assess",
     "check": "sims.checks",
+    "export": "agents.export",
     "runs": "run",
+    "serve": "agents.server",
     "train": "learning.training",
 }
 """Which module a name lives in, where it is not `errors`."""

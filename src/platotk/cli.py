@@ -17,6 +17,7 @@ from . import __version__, console
 from .errors import PlatoError, ProjectError
 
 if TYPE_CHECKING:
+    from .agents.policy import Policy
     from .project import Project
     from .run import Run
 
@@ -38,6 +39,10 @@ Overrides = Annotated[
 RunRef = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="A name, the beginning of one, or a path. Default: the newest."),
+]
+AgentRef = Annotated[
+    str | None,
+    typer.Argument(metavar="[AGENT]", help="An agent's folder, or a run for its newest one. Default: the newest."),
 ]
 CheckpointRef = Annotated[str, typer.Option(metavar="WHICH", help="best, last, or an iteration.")]
 
@@ -94,7 +99,7 @@ app = typer.Typer(
         "plato check",
         "plato train",
         "plato assess",
-        "plato act '{\"value\": 17}'",
+        "plato export",
     ),
 )
 
@@ -232,7 +237,10 @@ def train(
     epilog=_examples("plato assess", "plato assess --episodes 500 --seed 1", "plato assess --json"),
 )
 def assess(
-    run: RunRef = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN or AGENT]", help="A run, or an agent's folder. Default: the newest run."),
+    ] = None,
     episodes: Annotated[int, typer.Option(metavar="N", min=1, help="How many episodes to play.")] = 100,
     seed: Annotated[
         int | None,
@@ -245,10 +253,14 @@ def assess(
     """Play seeded episodes without exploration: how good is it?"""
     from .assessment import assess as assessing
 
-    found = _run(run, project)
+    from .agents.folders import is_agent, run_of
+
+    agent = Path(what) if what is not None and is_agent(what) else None
+    found = _run(what, project) if agent is None else run_of(agent)
     with console.counting("Playing") as count:
         assessment = assessing.assess(
-            found,
+            agent or found,
+            project=None if found is not None else _project(project, None),
             episodes=episodes,
             seed=assessing.DEFAULT_SEED if seed is None else seed,
             checkpoint=checkpoint,
@@ -257,7 +269,116 @@ def assess(
     if as_json:
         console.json({**assessment.summary(), "rows": assessment.rows})
     else:
-        console.assessed(assessment, found, _example(found))
+        console.assessed(assessment, found if agent is None else None)
+
+
+@app.command(
+    cls=_Command,
+    epilog=_examples("plato export", "plato export 20261122-2247 --checkpoint last", "plato export --json"),
+)
+def export(
+    run: RunRef = None,
+    checkpoint: CheckpointRef = "best",
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the agent: a folder that needs no Ray, proven equal."""
+    from .agents import export as exporting
+    from .agents.manifest import read_manifest
+
+    found = _run(run, project)
+    folder = exporting.export(found, checkpoint=checkpoint, on_event=console.exporting)
+    manifest, files = read_manifest(folder)
+    if as_json:
+        console.json(_about_agent(folder, manifest, files))
+    else:
+        console.exported(folder, found, manifest, _num_bytes(files), _example(found))
+
+
+@app.command(cls=_Command, epilog=_examples("plato verify", "plato verify runs/night/agent", "plato verify --json"))
+def verify(agent: AgentRef = None, project: ProjectPath = None, as_json: AsJson = False) -> None:
+    """Replay an agent's recording: does it act as it was trained?"""
+    from .agents.agent import Agent
+
+    folder = _agent(agent, project)
+    proof = Agent.load(folder).verify()
+    if as_json:
+        console.json({"agent": str(folder), **proof.to_dict()})
+    else:
+        console.verified(folder, proof.to_dict())
+    if not proof.is_equal:
+        raise typer.Exit(1)
+
+
+@app.command(
+    cls=_Command,
+    epilog=_examples(
+        "plato act '{\"value\": 17}'",
+        "plato act '[0.1, 0, 0, 0]' --from runs/night/agent",
+        "plato act - < obs.json",
+    ),
+)
+def act(
+    observation: Annotated[
+        str,
+        typer.Argument(metavar="JSON", help="An observation in the sim's own space; - reads it from stdin."),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="WHAT", help="An agent's folder, or a run. Default: the newest run."),
+    ] = None,
+    mask: Annotated[str | None, typer.Option(metavar="JSON", help="The action mask, where the sim has one.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="WHICH", help="Ask this checkpoint of the run: best, last, or an iteration."),
+    ] = None,
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one observation with the best action."""
+    text = sys.stdin.read() if observation == "-" else observation
+    value, mask_value = _parsed(text, "the observation"), None if mask is None else _parsed(mask, "--mask")
+    policy, about = _policy(source, checkpoint, project)
+    from . import spaces
+
+    session = policy.session()  # one observation is the first of an episode, for agents with memory too
+    action = session.act(spaces.from_json(policy.observation_space, value), mask=mask_value)
+    answer = spaces.to_json(policy.action_space, action)
+    console.json({"action": answer, **about} if as_json else answer)
+
+
+@app.command(
+    cls=_Command,
+    epilog=_examples(
+        "plato serve", "plato serve runs/night/agent --port 9000", "plato serve --host 0.0.0.0 --key-file key"
+    ),
+)
+def serve(
+    agent: AgentRef = None,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Any but a loopback address needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Holds the key that clients must send. Default: $PLATO_SERVE_KEY."),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that answer.")] = 1,
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer observations over HTTP, until Ctrl-C."""
+    from .agents import server
+
+    folder = _agent(agent, project)
+
+    def tell(event: dict[str, Any]) -> None:
+        if as_json:
+            console.json({"url": event["url"], "agent": str(folder)})
+            sys.stdout.flush()
+        else:
+            console.note(f"{folder} answers at {event['url']} (try it there in a browser; Ctrl-C stops it)")
+
+    key = None if key_file is None else server.read_key(key_file)
+    server.serve(folder, host=host, port=port, key=key, workers=workers, on_event=tell)
 
 
 @app.command(cls=_Command, epilog=_examples("plato runs", "plato runs --json"))
@@ -273,9 +394,20 @@ def runs(project: ProjectPath = None, as_json: AsJson = False) -> None:
         console.runs(rows, _runs_dir(project))
 
 
-@app.command(cls=_Command, epilog=_examples("plato show", "plato show 20261122-2247"))
-def show(run: RunRef = None, project: ProjectPath = None, as_json: AsJson = False) -> None:
-    """Show one run: its figures, and a page with its learning curve."""
+@app.command(cls=_Command, epilog=_examples("plato show", "plato show 20261122-2247", "plato show runs/night/agent"))
+def show(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN or AGENT]", help="A run, or an agent's folder. Default: the newest run."),
+    ] = None,
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run with its learning curve, or one agent."""
+    from .agents.folders import is_agent
+
+    if run is not None and is_agent(run):
+        return _show_agent(Path(run), as_json)
     found = _run(run, project)
     from .learning import curves
 
@@ -305,40 +437,6 @@ def compare(
         console.json({"runs": compared, "page": None if page is None else str(page)})
     else:
         console.compared(compared, page)
-
-
-@app.command(
-    cls=_Command,
-    epilog=_examples(
-        "plato act '{\"value\": 17}'",
-        "plato act '[0.1, 0, 0, 0]' --from runs/night",
-        "plato act - < obs.json",
-    ),
-)
-def act(
-    observation: Annotated[
-        str,
-        typer.Argument(metavar="JSON", help="An observation in the sim's own space; - reads it from stdin."),
-    ],
-    source: Annotated[
-        str | None, typer.Option("--from", metavar="RUN", help="Which run acts. Default: the newest.")
-    ] = None,
-    mask: Annotated[str | None, typer.Option(metavar="JSON", help="The action mask, where the sim has one.")] = None,
-    checkpoint: CheckpointRef = "best",
-    project: ProjectPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Answer one observation with the best action."""
-    from . import spaces
-    from .learning import policies
-
-    text = sys.stdin.read() if observation == "-" else observation
-    value, mask_value = _parsed(text, "the observation"), None if mask is None else _parsed(mask, "--mask")
-    found = _run(source, project)
-    policy = policies.load_policy(found, checkpoint)
-    action = policy.act(spaces.from_json(policy.observation_space, value), mask=mask_value)
-    answer = spaces.to_json(policy.action_space, action)
-    console.json({"action": answer, "run": found.name} if as_json else answer)
 
 
 @app.command(cls=_Command, epilog=_examples("plato schema > plato.schema.json"))
@@ -372,6 +470,60 @@ def _run(name: str | None, path: Path | None) -> Run:
     from .run import find_run
 
     return find_run(name, runs_dir=_runs_dir(path))
+
+
+def _policy(source: str | None, checkpoint: str | None, project: Path | None) -> tuple[Policy, dict[str, Any]]:
+    """What acts: an exported agent where there is one, otherwise a run's checkpoint; and what `--json` says of it."""
+    from .agents.folders import is_agent, newest_agent
+
+    if source is not None and is_agent(source):
+        if checkpoint is not None:
+            raise ProjectError(f"--checkpoint names one of a run, and {source} is an agent.", hint="Leave it out.")
+        return _agent_policy(Path(source))
+    found = _run(source, project)
+    agent = None if checkpoint is not None else newest_agent(found)
+    if agent is not None:
+        return _agent_policy(agent)
+    from .learning import policies
+
+    path = policies.find_checkpoint(found, checkpoint or "best")
+    policy = policies.load_policy(found, path)
+    console.acting(path, policy.has_memory, run=found)
+    return policy, {"agent": None, "run": found.name, "checkpoint": path.name}
+
+
+def _agent_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
+    from .agents.agent import Agent
+
+    agent = Agent.load(folder)
+    console.acting(folder, agent.has_memory)
+    return agent, {"agent": str(folder), "run": agent.manifest.get("provenance", {}).get("run")}
+
+
+def _show_agent(folder: Path, as_json: bool) -> None:
+    from .agents.manifest import read_manifest
+
+    manifest, files = read_manifest(folder)
+    if as_json:
+        console.json(_about_agent(folder, manifest, files))
+    else:
+        console.agent(folder, manifest, _num_bytes(files))
+
+
+def _about_agent(folder: Path, manifest: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+    """What `--json` says of an agent: its manifest, less what only programs that load it need."""
+    told = {key: value for key, value in manifest.items() if key not in ("adapter", "kind")}
+    return {"agent": str(folder), "bytes": _num_bytes(files), **told}
+
+
+def _num_bytes(files: dict[str, bytes]) -> int:
+    return sum(len(data) for data in files.values())
+
+
+def _agent(name: str | None, path: Path | None) -> Path:
+    from .agents.folders import find_agent
+
+    return find_agent(name, runs_dir=_runs_dir(path))
 
 
 def _trained(run: Run) -> dict[str, Any]:

@@ -156,14 +156,75 @@ def compared(rows: Sequence[Mapping[str, Any]], page: Path | None) -> None:
         _say(people, f"  curves  {shown(page)}")
 
 
-def assessed(assessment: Assessment, run: Run, example: str | None = None) -> None:
-    """The figures of an assessment; `example` is an observation to try next."""
+def assessed(assessment: Assessment, run: Run | None) -> None:
+    """The figures of an assessment; of a run: and how to export it."""
     people = _people()
     _pairs(people, assessment.summary())
     if assessment.path is not None:
         _say(people, f"  kept in  {shown(assessment.path)}")
-    if example is not None:
-        _next(people, run.path.parent.parent, f"act {shlex.quote(example)}")
+    if run is not None:
+        _next(people, run.path.parent.parent, f"export {shlex.quote(run.name)}")
+
+
+def exporting(event: Mapping[str, Any]) -> None:
+    """A line for each step of an export."""
+    steps = {
+        "recording": f"Recording {number(event.get('rows'))} observations and what the trained policy does",
+        "tracing": "Tracing the policy to ONNX",
+        "verifying": "Verifying that the agent does the same",
+    }
+    note(steps.get(event["step"], event["step"]))
+
+
+def exported(folder: Path, run: Run, manifest: Mapping[str, Any], num_bytes: int, example: str | None) -> None:
+    """Where the agent is, how equal it is, and an observation to try next."""
+    people = _people()
+    _say(people, "Exported", "bold")
+    _say(people, f"  agent   {shown(folder)}  ({_size(num_bytes)}, checkpoint {manifest['provenance']['checkpoint']})")
+    _say(people, f"  parity  {_parity(manifest['parity'])}")
+    root = run.path.parent.parent
+    _next(people, root, "verify" if example is None else f"act {shlex.quote(example)}")
+
+
+def verified(folder: Path, proof: Mapping[str, Any]) -> None:
+    """The outcome of a replay."""
+    people = _people()
+    _say(people, f"  agent   {shown(folder)}")
+    _say(people, f"  parity  {_parity(proof)}", None if proof["is_equal"] else "bold red")
+
+
+def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
+    """What an agent says of itself."""
+    people = _people()
+    came, state = manifest["provenance"], manifest["model"]["state"]
+    _say(people, str(manifest["name"]), "bold")
+    told = {
+        "algorithm": manifest["algorithm"],
+        "created": manifest["created"],
+        "from run": came["run"],
+        "checkpoint": came["checkpoint"],
+        "commit": (came.get("git") or {}).get("commit"),
+        "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
+        "spaces": manifest["mapping"],
+        "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
+        **(manifest["metrics"] or {}),
+        "parity": _parity(manifest["parity"]),
+        "files": "  ".join(f"{name} {_size(entry['bytes'])}" for name, entry in manifest["files"].items()),
+        "size": _size(num_bytes),
+    }
+    _pairs(people, told)
+    _say(people, f"  agent  {shown(folder)}")
+
+
+def acting(path: Path, has_memory: bool, *, run: Run | None = None) -> None:
+    """Who answers, in one line: plain, because loading rich would take longer than the answer."""
+    if run is None:
+        line = f"answered by the agent {shown(path)}"
+    else:
+        line = (
+            f"answered by checkpoint {path.name} of {run.name}; an exported agent is faster: {plato_command()} export"
+        )
+    print(line + (", as the first step of an episode" if has_memory else ""), file=sys.stderr)
 
 
 @contextmanager
@@ -449,6 +510,20 @@ def _pairs(people: Console, values: Mapping[str, Any], skip: Sequence[str] = ())
     for key, value in told.items():
         for at, line in enumerate(value if isinstance(value, list) else [value]):
             _say(people, f"  {'' if at else label(key):<{width}}  {figure(key, line)}")
+
+
+def _parity(proof: Mapping[str, Any]) -> str:
+    """One line on how equal an agent and its training are."""
+    verdict = "equal" if proof["is_equal"] else "NOT equal"
+    return (
+        f"{verdict}: {number(proof['num_rows'])} observations, {number(proof['num_mismatches'])} other choices, "
+        f"{number(proof['num_undecided'])} where it was undecided, largest error {proof['max_error']:.1g} of the range"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes for people: `118 kB`."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1_000_000 else f"{max(1, round(num_bytes / 1000))} kB"
 
 
 def _status(status: str) -> Any:

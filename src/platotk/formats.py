@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 BARS = "▁▂▃▄▅▆▇█"
-COMMANDS = ("init", "check", "train", "assess", "runs", "show", "compare", "act", "export", "schema")
+COMMANDS = ("init", "check", "train", "assess", "export", "verify", "act", "serve", "runs", "show", "compare", "schema")
 
 
 def plato_command() -> str:

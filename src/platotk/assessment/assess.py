@@ -1,7 +1,7 @@
 """`assess`: seeded episodes of a trained policy, one row each, and their summary.
 
-Given a run (or a path or name of one), it gives back an `Assessment` and keeps it in the run's folder under
-`assessments/0001/`: `rows.jsonl` (one line per episode) and `summary.json`.
+Given a run (or a path or name of one) or an exported agent, it gives back an `Assessment` and keeps it in the run's
+folder under `assessments/0001/`: `rows.jsonl` (one line per episode) and `summary.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..agents.agent import Agent
+from ..agents.folders import is_agent, run_of
 from ..errors import ProjectError
+from ..project import Project
 from ..run import Run, find_run
 from ..sims.loading import sim_spec
 from ..sims.supervised import SupervisedSim
@@ -64,8 +67,9 @@ class Assessment:
 
 
 def assess(
-    what: Run | Path | str | None = None,
+    what: Run | Agent | Path | str | None = None,
     *,
+    project: Project | None = None,
     episodes: int = 100,
     seed: int = DEFAULT_SEED,
     options: Sequence[dict[str, Any]] | None = None,
@@ -76,11 +80,12 @@ def assess(
     """Play seeded episodes with a trained policy, acting greedily.
 
     Args:
-        what: A run, its folder or its name; None takes the newest.
+        what: A run, its folder or its name; an agent or its folder; None takes the newest run.
+        project: Whose sim an agent plays that lies in no run; the assessment is not kept then.
         episodes: How many; with `options`, each is used in turn.
         seed: The same seed gives the same episodes, whatever is assessed.
         options: What the sim's `reset` gets as `options`, e.g. `[{"value": v} for v in range(101)]`.
-        checkpoint: "best", "last" or an iteration.
+        checkpoint: "best", "last" or an iteration; an agent is one already.
         runs_dir: Where runs are looked up by name; default: `runs/` here.
         on_event: Called with `{"event": "episode", "done": n, "episodes": N, "row": {...}}`.
 
@@ -89,12 +94,21 @@ def assess(
         CheckpointError: It has no such checkpoint.
         SimError: The sim failed too often.
     """
-    from ..learning.policies import load_policy
-
     if episodes < 1:
         raise ProjectError(f"episodes must be at least 1, got {episodes}.", hint="e.g. plato assess --episodes 100")
-    run = what if isinstance(what, Run) else find_run(None if what is None else str(what), runs_dir=_runs_dir(runs_dir))
-    policy = load_policy(run, checkpoint)
+    agent = _agent_of(what)
+    run: Run | None
+    policy: Any
+    if agent is not None:
+        run, policy = run_of(agent.path), agent
+        about = {"run": None if run is None else run.name, "agent": str(agent.path), "seed": seed}
+    else:
+        from ..learning.policies import load_policy
+
+        name = None if what is None else str(what)
+        run = what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir))
+        policy = load_policy(run, checkpoint)
+        about = {"run": run.name, "checkpoint": str(checkpoint), "seed": seed}
     num_done = 0
 
     def tell(episode: Episode) -> None:
@@ -103,7 +117,7 @@ def assess(
         if on_event is not None:
             on_event({"event": "episode", "done": num_done, "episodes": episodes, "row": episode.to_dict()})
 
-    sims = make_sims(run, min(episodes, NUM_SIMS))
+    sims = _sims(run, project, agent, min(episodes, NUM_SIMS))
     try:
         played = play(
             policy,
@@ -115,14 +129,34 @@ def assess(
     finally:
         for sim in sims:
             sim.close()
-    about = {"run": run.name, "checkpoint": str(checkpoint), "seed": seed}
-    return _keep(run, Assessment(played, about=about))
+    assessment = Assessment(played, about=about)
+    return assessment if run is None else _keep(run, assessment)
 
 
 def make_sims(run: Run, num_sims: int) -> list[SupervisedSim]:
     """Sims for a run's project, run as in its training (in this process or in their own)."""
-    project = run.project
-    own_process = bool(run.info.get("own_process", False))
+    return _make_sims(run.project, bool(run.info.get("own_process", False)), num_sims)
+
+
+def _agent_of(what: Any) -> Agent | None:
+    if isinstance(what, Agent):
+        return what
+    return Agent.load(what) if isinstance(what, Path | str) and is_agent(what) else None
+
+
+def _sims(run: Run | None, project: Project | None, agent: Agent | None, num_sims: int) -> list[SupervisedSim]:
+    """The sims of the run, or else of the project."""
+    if run is not None:
+        return make_sims(run, num_sims)
+    if project is None:
+        raise ProjectError(
+            f"the agent {agent.path if agent else ''} lies in no run, so that there is no sim to play with.",
+            hint="Name its project: plato assess AGENT -C PROJECT, or assess(agent, project=project).",
+        )
+    return _make_sims(project, project.sim_process != "inline", num_sims)
+
+
+def _make_sims(project: Project, own_process: bool, num_sims: int) -> list[SupervisedSim]:
     if own_process:
         num_sims = min(num_sims, max(2, 2 * (os.cpu_count() or 1)))
     return [
