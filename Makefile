@@ -33,14 +33,16 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[all,dev]"
 	@touch $(STAMP)
 
-demo: install ## check, train and assess the Simple Adder on this machine (under 5 minutes once installed)
-	@echo "== 1/4  Is the simulator sound?"
+demo: install ## check, train, assess and export the Simple Adder on this machine (under 5 minutes once installed)
+	@echo "== 1/5  Is the simulator sound?"
 	$(BIN)/plato check -C $(DEMO)
-	@echo; echo "== 2/4  Train it"
+	@echo; echo "== 2/5  Train it"
 	$(BIN)/plato train -C $(DEMO) $(DEMO_TRAIN)
-	@echo; echo "== 3/4  How good is it? 100 episodes without exploration"
+	@echo; echo "== 3/5  How good is it? 100 episodes without exploration"
 	$(BIN)/plato assess -C $(DEMO) --episodes 100
-	@echo; echo "== 4/4  Act: what to add when the value is 17 (the goal is 50, ten at most)"
+	@echo; echo "== 4/5  Export the agent: a folder that needs no Ray, proven equal"
+	$(BIN)/plato export -C $(DEMO)
+	@echo; echo "== 5/5  The agent acts: what to add when the value is 17 (the goal is 50, ten at most)"
 	$(BIN)/plato act '{"value": 17}' -C $(DEMO)
 	@echo
 	@echo "The runs, newest first, each with its learning curve (a page that opens offline):"

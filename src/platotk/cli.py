@@ -251,9 +251,8 @@ def assess(
     as_json: AsJson = False,
 ) -> None:
     """Play seeded episodes without exploration: how good is it?"""
-    from .assessment import assess as assessing
-
     from .agents.folders import is_agent, run_of
+    from .assessment import assess as assessing
 
     agent = Path(what) if what is not None and is_agent(what) else None
     found = _run(what, project) if agent is None else run_of(agent)

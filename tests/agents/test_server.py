@@ -109,8 +109,10 @@ def test_what_is_no_json_of_ours_is_refused(url: str, body: bytes) -> None:
 
 
 def test_a_large_body_is_refused_whether_announced_or_not(url: str) -> None:
-    assert ask(f"{url}/act", b" " * ((1 << 20) + 1))[0] == 413
     place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048577\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.1 413")
     with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
         connection.sendall(b"POST /act HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"

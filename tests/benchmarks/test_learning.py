@@ -48,6 +48,7 @@ def test_too_few_seeds_and_runs_without_their_pair_are_said(learning: SimpleName
     assert "| 2 of 2 | 0 of 2 |" in text
     assert "100,000 (not solved)" in text
     assert "99,000" not in text
+    assert "**not settled, too few seeds**" in text
 
 
 def test_no_whole_pair_is_no_table(learning: SimpleNamespace) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-import sys
+import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -37,6 +36,7 @@ Answer = tuple[int, bytes, bytes]
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
+logger = logging.getLogger(__name__)
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -118,7 +118,7 @@ class Server:
             if status == 401:
                 extra += [(b"www-authenticate", b"Bearer")]
         except Exception:
-            traceback.print_exc(file=sys.stderr)
+            logger.exception("the agent failed on a request")
             status, kind, content = 500, JSON, b'{"error":"the agent failed; see the log of the server","field":null}'
         self.metrics.answered(path if route else "other", status, time.perf_counter() - began)
         headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode()), *extra]
