@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from platotk import Finding, PlatoError, Project, ProjectError, Run, console
+from platotk.console.people import people
 from platotk.run import create_run
 
 
@@ -61,7 +62,7 @@ def test_fast_iterations_do_not_flood_and_the_last_one_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with console.TrainingView() as view:
         for number in range(1, 101):
             now += 0.1
@@ -127,14 +128,14 @@ def test_a_log_that_asks_for_colour_gets_lines_all_the_same(
 
 def test_the_picture_shows_the_way_to_the_nearest_stop_rule(capsys: pytest.CaptureFixture[str]) -> None:
     view = console.TrainingView()
-    console._people().print(view._picture())
+    people().print(view._picture())
     view({"event": "evaluation", "iteration": 1, "return_mean": 30.5, "episodes": 20})
     view(iteration(1, 20.0))
     view(iteration(2, 25.0))
-    console._people().print(view._picture())
+    people().print(view._picture())
     view(iteration(3, None, progress={"rule": "return_mean", "fraction": None, "eta_s": None}))
     view({"event": "stopping", "signal": "SIGINT"})
-    console._people().print(view._picture())
+    people().print(view._picture())
     said = capsys.readouterr().err
     assert "Starting ... 0 s" in said
     assert "return 25  8,000 steps" in said

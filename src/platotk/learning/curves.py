@@ -23,6 +23,8 @@ from ..run import BROKEN, Run
 from .curve_rows import curve_rows, evaluation_rows
 from .mlflow_log import flat
 
+PAGE = "curves.html"
+"""The page with a run's learning curve, in its folder."""
 NUM_COLOURS = 8
 """Of the page's style, one a run, then again from the first."""
 MAX_ROWS = 8000

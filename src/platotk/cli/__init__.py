@@ -1,0 +1,17 @@
+"""The command line: each command parses, calls the Python function of its name, and `console` prints.
+
+Nothing heavy is imported before a command runs, so that `plato --help` answers at once. A command is a function in
+one of these modules; `base.ORDER` says which `plato --help` lists first.
+"""
+
+from __future__ import annotations
+
+from . import agents, projects, runs, schema, training  # noqa: F401  (registers the commands)
+from .base import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The `plato` command."""
+    app(prog_name="plato")

@@ -1,0 +1,129 @@
+"""`plato train` and `plato assess`: from a simulator to a policy, and how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console
+from ..errors import ProjectError
+from .base import AsJson, CheckpointRef, Command, Overrides, ProjectPath, app, examples, load_project, load_run
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+
+STOPPED = 75
+"""Exit code of a training that was stopped and can be resumed (EX_TEMPFAIL)."""
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "plato train",
+        "plato train --set training.lr=1e-3 --seed 8",
+        "plato train --resume",
+        "plato train --run runs/night",
+    ),
+)
+def train(
+    ctx: typer.Context,
+    project: ProjectPath = None,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The run's folder: made, or continued when it is there."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="[RUN]", help="Continue a run. Without a RUN: the newest.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="The same as --set seed=N.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train until a stop rule is met. Ctrl-C saves a checkpoint and exits with 75; --resume goes on."""
+    from ..learning import supervisor
+
+    if run is not None and resume is not None:
+        raise ProjectError(
+            "--run and --resume exclude each other.",
+            hint="--run PATH continues that folder when it is a run already.",
+        )
+    changes = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    if resume is not None:
+        resumed = load_run(None if resume == "last" else resume, project)
+        loaded = resumed.project.override(changes) if changes else resumed.project
+    else:
+        resumed, loaded = None, load_project(project, changes)
+    if not supervisor.is_supervised():
+        again = [word for change in changes for word in ("--set", change)] + ["--json"] * as_json
+        code = supervisor.supervise(
+            supervisor.python_command(*ctx.find_root().obj),
+            resume_command=lambda folder: supervisor.python_command("train", "--resume", folder, *again),
+            tell=console.note,
+            step_timeout_s=loaded.step_timeout_s,
+        )
+        raise typer.Exit(code)
+    from ..learning import curves, training
+
+    with console.TrainingView() as view:
+        trained = training.train(loaded, run=run, resume=resumed, on_event=view)
+        view.ended(trained, curves.write_curves([trained], trained.path / curves.PAGE))
+    if as_json:
+        console.json(_trained(trained))
+    raise typer.Exit(STOPPED if trained.status == "stopped" else 0)
+
+
+@app.command(
+    cls=Command,
+    epilog=examples("plato assess", "plato assess --episodes 500 --seed 1", "plato assess --json"),
+)
+def assess(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN or AGENT]", help="A run, or an agent's folder. Default: the newest run."),
+    ] = None,
+    episodes: Annotated[int, typer.Option(metavar="N", min=1, help="How many episodes to play.")] = 100,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Of the episodes; the same seed, the same episodes."),
+    ] = None,
+    checkpoint: CheckpointRef = "best",
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play seeded episodes without exploration: how good is it?"""
+    from ..agents.folders import is_agent, run_of
+    from ..assessment import assess as assessing
+
+    agent = Path(what) if what is not None and is_agent(what) else None
+    found = load_run(what, project) if agent is None else run_of(agent)
+    with console.counting("Playing") as count:
+        assessment = assessing.assess(
+            agent or found,
+            project=None if found is not None else load_project(project, None),
+            episodes=episodes,
+            seed=assessing.DEFAULT_SEED if seed is None else seed,
+            checkpoint=checkpoint,
+            on_event=lambda event: count(event["done"], event["episodes"]),
+        )
+    if as_json:
+        console.json({**assessment.summary(), "rows": assessment.rows})
+    else:
+        console.assessed(assessment, found if agent is None else None)
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    """What `plato train --json` says."""
+    last = (run.metrics() or [{}])[-1]
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "status": run.status,
+        "reason": run.info.get("reason"),
+        "iteration": last.get("iteration", 0),
+        "env_steps": last.get("env_steps", 0),
+        "return_mean": last.get("return_mean"),
+        "best": None if run.best is None else str(run.best),
+    }

@@ -1,0 +1,197 @@
+"""What each command answers to people: findings, tables of runs, an assessment, an agent.
+
+Each function is given what the Python function of that name returned.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formats import ago, figure, label, number, plato_command, shown, typable
+from .basics import note
+from .people import STYLES, next_step, pairs, people, places, say, styled, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..assessment.assess import Assessment
+    from ..project import Project
+    from ..run import Run
+    from ..sims.checks import Finding
+
+
+def started(folder: Path, files: Sequence[Path]) -> None:
+    """What `init` wrote, and how to go on."""
+    out = people()
+    for path in files:
+        say(out, f"wrote {shown(path)}")
+    sims = [path for path in files if path.name == "sim.py"]
+    next_step(out, folder, "check", lead=f"Look into {shown(sims[0])}, then:" if sims else "Next:")
+
+
+def findings(found: Sequence[Finding], project: Project) -> None:
+    """Errors first, each finding with its place and its cure as code."""
+    out = people()
+    head = None
+    for finding in sorted(found, key=lambda item: list(STYLES).index(item.severity)):
+        if head != (head := (finding.severity, finding.id, finding.where)):
+            _head(out, finding)
+        for line in finding.message.splitlines():
+            say(out, f"  {typable(line)}")
+        for line in (finding.cure or "").splitlines():
+            say(out, f"    {line}", "green")
+    counts = {severity: sum(item.severity == severity for item in found) for severity in STYLES}
+    told = [f"{count} {word}{'s' * (count != 1)}" for word, count in counts.items() if count]
+    say(out, f"{project.name}: {', '.join(told) or 'nothing found'}.", "bold")
+    if counts["error"]:
+        next_step(out, project.root, "check", lead="Cure the errors, then check again:")
+    else:
+        next_step(out, project.root, "train")
+
+
+def runs(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """A table of runs."""
+    out = people()
+    if not rows:
+        say(out, f"No runs in {shown(folder)} yet.")
+        return next_step(out, folder.parent, "train")
+    grid = table("run", "status", "when", "algorithm", "iterations", "env steps", "return")
+    for row in rows:
+        grid.add_row(
+            str(row["run"]),
+            _status(row["status"]),
+            ago(row.get("created")),
+            str(row.get("algorithm") or ""),
+            number(row.get("iteration")),
+            number(row.get("env_steps")),
+            number(row.get("return_mean")),
+        )
+    out.print(grid)
+    next_step(
+        out,
+        folder.parent,
+        f"show {shlex.quote(str(rows[0]['run']))}",
+        lead="A learning curve, as a page to open:",
+    )
+
+
+def run(found: Run, summary: Mapping[str, Any], page: Path | None) -> None:
+    """One run: its figures and where everything is."""
+    out = people()
+    say(out, found.name, "bold")
+    pairs(out, summary, skip=("run", "path", "versions"))
+    places(out, found, page)
+
+
+def compared(rows: Sequence[Mapping[str, Any]], page: Path | None) -> None:
+    """Runs side by side: a column for each, a line for each figure in which one of them has something."""
+    out = people()
+    grid = table("", *(str(row["run"]) for row in rows))
+    for key in dict.fromkeys(key for row in rows for key in row if key not in ("run", "path")):
+        values = [row.get(key) for row in rows]
+        if any(value not in (None, "", [], {}) for value in values):
+            grid.add_row(label(key), *(figure(key, value) for value in values))
+    out.print(grid)
+    if page is not None:
+        say(out, f"  curves  {shown(page)}")
+
+
+def assessed(assessment: Assessment, run: Run | None) -> None:
+    """The figures of an assessment; of a run: and how to export it."""
+    out = people()
+    pairs(out, assessment.summary())
+    if assessment.path is not None:
+        say(out, f"  kept in  {shown(assessment.path)}")
+    if run is not None:
+        next_step(out, run.path.parent.parent, f"export {shlex.quote(run.name)}")
+
+
+def exporting(event: Mapping[str, Any]) -> None:
+    """A line for each step of an export."""
+    steps = {
+        "recording": f"Recording {number(event.get('rows'))} observations and what the trained policy does",
+        "tracing": "Tracing the policy to ONNX",
+        "verifying": "Verifying that the agent does the same",
+    }
+    note(steps.get(event["step"], event["step"]))
+
+
+def exported(folder: Path, run: Run, manifest: Mapping[str, Any], num_bytes: int, example: str | None) -> None:
+    """Where the agent is, how equal it is, and an observation to try next."""
+    out = people()
+    say(out, "Exported", "bold")
+    say(out, f"  agent   {shown(folder)}  ({_size(num_bytes)}, checkpoint {manifest['provenance']['checkpoint']})")
+    say(out, f"  parity  {_parity(manifest['parity'])}")
+    root = run.path.parent.parent
+    next_step(out, root, "verify" if example is None else f"act {shlex.quote(example)}")
+
+
+def verified(folder: Path, proof: Mapping[str, Any]) -> None:
+    """The outcome of a replay."""
+    out = people()
+    say(out, f"  agent   {shown(folder)}")
+    say(out, f"  parity  {_parity(proof)}", None if proof["is_equal"] else "bold red")
+
+
+def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
+    """What an agent says of itself."""
+    out = people()
+    came, state = manifest["provenance"], manifest["model"]["state"]
+    say(out, str(manifest["name"]), "bold")
+    told = {
+        "algorithm": manifest["algorithm"],
+        "created": manifest["created"],
+        "from run": came["run"],
+        "checkpoint": came["checkpoint"],
+        "commit": (came.get("git") or {}).get("commit"),
+        "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
+        "spaces": manifest["mapping"],
+        "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
+        **(manifest["metrics"] or {}),
+        "parity": _parity(manifest["parity"]),
+        "files": "  ".join(f"{name} {_size(entry['bytes'])}" for name, entry in manifest["files"].items()),
+        "size": _size(num_bytes),
+    }
+    pairs(out, told)
+    say(out, f"  agent  {shown(folder)}")
+
+
+def acting(path: Path, has_memory: bool, *, run: Run | None = None) -> None:
+    """Who answers, in one line: plain, because loading rich would take longer than the answer."""
+    if run is None:
+        line = f"answered by the agent {shown(path)}"
+    else:
+        line = (
+            f"answered by checkpoint {path.name} of {run.name}; an exported agent is faster: {plato_command()} export"
+        )
+    print(line + (", as the first step of an episode" if has_memory else ""), file=sys.stderr)
+
+
+def _head(out: Console, finding: Finding) -> None:
+    head = styled(f"{finding.severity}  ", STYLES[finding.severity]) + styled(finding.id, "bold")
+    if finding.where:
+        head += styled(f"  {finding.where}", "dim")
+    out.print(head, soft_wrap=True)
+
+
+def _parity(proof: Mapping[str, Any]) -> str:
+    """One line on how equal an agent and its training are."""
+    verdict = "equal" if proof["is_equal"] else "NOT equal"
+    return (
+        f"{verdict}: {number(proof['num_rows'])} observations, {number(proof['num_mismatches'])} other choices, "
+        f"{number(proof['num_undecided'])} where it was undecided, largest error {proof['max_error']:.1g} of the range"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes for people: `118 kB`."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1_000_000 else f"{max(1, round(num_bytes / 1000))} kB"
+
+
+def _status(status: str) -> Any:
+    styles = {"running": "cyan", "finished": "green", "stopped": "yellow"}
+    return styled(status, styles.get(status, "red" if status in ("failed", "interrupted") else None))
