@@ -352,6 +352,11 @@ def test_assess_json_is_the_summary_with_its_rows(trained: Path) -> None:
     assert json.loads(again.stdout)["return_mean"] == summary["return_mean"]
 
 
+def test_assess_takes_a_changed_sim(trained: Path) -> None:
+    said = here("assess", "one", "-C", trained, "--episodes", "2", "--set", "max_episode_steps=3", "--json")
+    assert json.loads(said.stdout)["episode_length_mean"] == 3
+
+
 def test_assess_tells_people(trained: Path) -> None:
     said = here("assess", "one", "-C", trained, "--episodes", "2")
     assert said.stdout == ""

@@ -81,7 +81,8 @@ def assess(
 
     Args:
         what: A run, its folder or its name; an agent or its folder; None takes the newest run.
-        project: Whose sim an agent plays that lies in no run; the assessment is not kept then.
+        project: Whose sim is played instead of the run's own, e.g. `run.project.override(["sim_config.noise=2"])`. An
+            agent that lies in no run needs one, and its assessment is not kept.
         episodes: How many; with `options`, each is used in turn.
         seed: The same seed gives the same episodes, whatever is assessed.
         options: What the sim's `reset` gets as `options`, e.g. `[{"value": v} for v in range(101)]`.
@@ -99,6 +100,7 @@ def assess(
     agent = _agent_of(what)
     run: Run | None
     policy: Any
+    about: dict[str, Any]
     if agent is not None:
         run, policy = run_of(agent.path), agent
         about = {"run": None if run is None else run.name, "agent": str(agent.path), "seed": seed}
@@ -109,6 +111,8 @@ def assess(
         run = what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir))
         policy = load_policy(run, checkpoint)
         about = {"run": run.name, "checkpoint": str(checkpoint), "seed": seed}
+    if run is not None and project is not None:
+        about |= {"sim": str(project.sim), "sim_config": dict(project.sim_config)}
     num_done = 0
 
     def tell(episode: Episode) -> None:
@@ -147,7 +151,7 @@ def _agent_of(what: Any) -> Agent | None:
 def _sims(run: Run | None, project: Project | None, agent: Agent | None, num_sims: int) -> list[SupervisedSim]:
     """The sims of the run, or else of the project."""
     if run is not None:
-        return make_sims(run, num_sims)
+        return _make_sims(project or run.project, bool(run.info.get("own_process", False)), num_sims)
     if project is None:
         raise ProjectError(
             f"the agent {agent.path if agent else ''} lies in no run, so that there is no sim to play with.",

@@ -77,7 +77,12 @@ def train(
 
 @app.command(
     cls=Command,
-    epilog=examples("plato assess", "plato assess --episodes 500 --seed 1", "plato assess --json"),
+    epilog=examples(
+        "plato assess",
+        "plato assess --episodes 500 --seed 1",
+        "plato assess --set sim_config.noise=2",
+        "plato assess --json",
+    ),
 )
 def assess(
     what: Annotated[
@@ -91,6 +96,7 @@ def assess(
     ] = None,
     checkpoint: CheckpointRef = "best",
     project: ProjectPath = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Play seeded episodes without exploration: how good is it?"""
@@ -99,10 +105,11 @@ def assess(
 
     agent = Path(what) if what is not None and is_agent(what) else None
     found = load_run(what, project) if agent is None else run_of(agent)
+    changed = found.project.override(overrides) if found is not None and overrides else None
     with console.counting("Playing") as count:
         assessment = assessing.assess(
             agent or found,
-            project=None if found is not None else load_project(project, None),
+            project=load_project(project, overrides) if found is None else changed,
             episodes=episodes,
             seed=assessing.DEFAULT_SEED if seed is None else seed,
             checkpoint=checkpoint,

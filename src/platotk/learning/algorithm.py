@@ -278,6 +278,11 @@ def _apply(project: Project, config: AlgorithmConfig, section: str, values: Mapp
     for key in values:
         if key not in keys:
             raise _unknown_key(project, f"{section}.{key}", key, keys)
+    # 1e4 is a float, as in Python; where RLlib counts it wants an int.
+    values = {
+        key: int(value) if isinstance(value, float) and value.is_integer() and _counts(config, key) else value
+        for key, value in values.items()
+    }
     try:
         getattr(config, section)(**values)
     except (TypeError, ValueError) as error:
@@ -285,6 +290,11 @@ def _apply(project: Project, config: AlgorithmConfig, section: str, values: Mapp
             f"{project.where(section)}: RLlib refuses {section}: {error}",
             hint=f"See AlgorithmConfig.{section}() in RLlib's documentation.",
         ) from error
+
+
+def _counts(config: AlgorithmConfig, key: str) -> bool:
+    default = getattr(config, key, None)
+    return isinstance(default, int) and not isinstance(default, bool)
 
 
 def _unknown_key(project: Project, dotted: str, key: str, known: set[str]) -> ProjectError:
