@@ -68,3 +68,25 @@ def test_a_hang_in_c_is_survived(tmp_path: Path) -> None:
     lines = Run(tmp_path / "runs" / "one").metrics()
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {line["attempt"] for line in lines} == {1, 2}
+
+
+def test_asked_to_stop_before_training_began_is_75(tmp_path: Path) -> None:
+    """A job that is preempted while it still imports must be queued again, not counted as failed."""
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from platotk.learning.supervisor import supervise\n"
+            "child = [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)']\n"
+            "sys.exit(supervise(child, resume_command=lambda run: child, tell=print, step_timeout_s=1.0))",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "1\n"
+    parent.terminate()
+    said, _ = parent.communicate(timeout=30)
+    assert parent.returncode == 75
+    assert "the same command starts it again" in said

@@ -6,6 +6,7 @@ Errors become two lines and an exit code here, once for all commands.
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,6 +75,8 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
         except Exception as error:
             if ctx.find_root().params.get("debug"):
                 console.traceback(error)

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from ..run import Run
 
 
-STOPPED = 75
-"""Exit code of a training that was stopped and can be resumed (EX_TEMPFAIL)."""
-
-
 @app.command(
     cls=Command,
     epilog=examples(
@@ -72,7 +68,7 @@ def train(
         view.ended(trained, curves.write_curves([trained], trained.path / curves.PAGE))
     if as_json:
         console.json(_trained(trained))
-    raise typer.Exit(STOPPED if trained.status == "stopped" else 0)
+    raise typer.Exit(supervisor.STOPPED if trained.status == "stopped" else 0)
 
 
 @app.command(

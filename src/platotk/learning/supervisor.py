@@ -26,6 +26,8 @@ BEAT_S = 1.0
 MARGIN_VARIABLE = "PLATOTK_SUPERVISOR_MARGIN_S"
 MARGIN_S = 20.0
 MAX_RESTARTS = 3
+STOPPED = 75
+"""Exit code of a training that was stopped and can be resumed (EX_TEMPFAIL)."""
 
 
 def is_supervised() -> bool:
@@ -49,11 +51,15 @@ def supervise(
         step_timeout_s: How long a sim may take for one call; the heartbeat may pause that much longer.
 
     Returns:
-        The exit code of the last child; 128 + the number of the signal that ended it.
+        The exit code of the last child; 128 + the number of the signal that ended it; `STOPPED` when it was asked to
+        stop before it could listen.
     """
     child: subprocess.Popen[bytes] | None = None
+    is_asked = False
 
     def forward(number: int, _: FrameType | None) -> None:
+        nonlocal is_asked
+        is_asked = True
         # Ctrl-C reaches the child by itself (same terminal); everything else is handed on.
         if child is not None and number != signal.SIGINT:
             child.send_signal(number)
@@ -69,6 +75,9 @@ def supervise(
             os.close(write_end)
             run, is_stuck = _listen(child, read_end, step_timeout_s + margin_s)
             code = child.wait()
+            if is_asked and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
+                tell("stopped before training began; the same command starts it again")
+                return STOPPED
             if not is_stuck or run is None or attempt == MAX_RESTARTS:
                 if code < 0:
                     tell(f"training was ended by {signal.Signals(-code).name}" + _perhaps_memory(-code))
