@@ -57,7 +57,7 @@ def write_agent(folder: Path, observation_space: spaces.Space[Any], *, has_memor
     folder.mkdir(parents=True)
     (folder / "policy.onnx").write_bytes(model.SerializeToString())
     (folder / "parity.json").write_text(json.dumps({"rows": []}))
-    (folder / "openapi.json").write_text(json.dumps(openapi(adapter, name="sum")))
+    (folder / "openapi.json").write_text(json.dumps(openapi(adapter, name="sum", has_memory=has_memory)))
     entries = {"outputs": ["action"], "state": state}
     write_manifest(folder, {"adapter": adapter.to_json(), "model": entries, "parity": None})
     return folder
@@ -79,6 +79,7 @@ def served(agent: Path, **options: Any) -> Iterator[str]:
         _, said = process.communicate(timeout=20)
         assert process.returncode == 0, said
         assert KEY not in said
+        assert "Traceback" not in said, said
     finally:
         process.kill()
         process.wait()

@@ -338,3 +338,8 @@ def test_no_action_is_out_of_range_by_the_quick_way_either():
 def test_a_batch_of_nothing():
     assert adapted(spaces.Discrete(3)).decode_batch([]) == []
     assert adapted(spaces.Discrete(3)).decode_batch(np.zeros((0,), np.int64)) == []
+
+
+def test_a_scale_beyond_every_float_is_refused():
+    with pytest.raises(ProjectError, match="is not a positive number"):
+        adapt(spaces.Discrete(2), box(0, INF), action_scale=10**400)

@@ -7,21 +7,27 @@ observations in training encodes them here, so that both see the same numbers.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import Space
 
-from ..errors import AgentError, SimError, missing_extra
-from ..spaces import Adapter, from_json
+from ..errors import AgentError, ProjectError, SimError, missing_extra
+from ..spaces import Adapter, columns_of, from_json, rows_of
+from .archive import is_archive
+from .guarded import GuardedPolicy, GuardedSession, GuardedSessions
+from .guards import Guards
 from .manifest import read_manifest
 from .model_file import inspect_model
 from .parity import Verification, compare
+from .recorded import unpack
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Agent:
         path: The folder it was loaded from.
         manifest: What it says of itself: algorithm, provenance, metrics.
         adapter: Encodes observations and decodes actions.
+        guards: What it may not do, or None; they are around every method but `verify`.
+        controllers: Whether a fallback controller may be imported; see `load`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> None:
@@ -52,18 +60,23 @@ class Agent:
                 StateEntry(str(entry["input"]), str(entry["output"]), tuple(int(n) for n in entry["shape"]))
                 for entry in manifest["model"]["state"]
             ]
-        except (KeyError, TypeError, ValueError, SimError) as error:
+            guard = manifest.get("guard")
+            self.guards = Guards(guard, self.adapter) if guard else None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SimError, ProjectError) as error:
             raise AgentError(f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error
+        self.controllers: bool | Path = False
         self._parity = files["parity.json"]
         self._run = _session(files["policy.onnx"], self._outputs + [entry.output for entry in self._state])
         self._is_mixed = len(self._outputs) > 1
 
     @classmethod
-    def load(cls, path: Path | str) -> Agent:
+    def load(cls, path: Path | str, *, controllers: bool | Path | str = False) -> Agent:
         """Open an exported agent and verify every byte of it.
 
         Args:
-            path: The folder that `plato export` wrote.
+            path: The folder that `plato export` wrote, or the `.zip` of `plato export --zip`.
+            controllers: Whether the fallback controller that its guard names (`module:function`) may be imported when
+                it acts: from Python's path, or from this folder first. Without, such an agent does not act.
 
         Raises:
             AgentError: Not an agent, changed since it was exported, or reaching out of its folder.
@@ -74,11 +87,13 @@ class Agent:
             raise AgentError(
                 f"{folder} is a run, not an agent.", hint=f"Export it first with: plato export {folder.name}"
             )
-        if not folder.is_dir():
-            raise AgentError(f"there is no folder {folder}.", hint="Name the folder that plato export wrote.")
+        if not folder.is_dir() and not is_archive(folder):
+            raise AgentError(f"there is no agent {folder}.", hint="Name the folder, or the .zip, that export wrote.")
         manifest, files = read_manifest(folder)
         inspect_model(files["policy.onnx"])
-        return cls(folder, manifest, files)
+        agent = cls(folder, manifest, files)
+        agent.controllers = Path(controllers) if isinstance(controllers, str) else controllers
+        return agent
 
     @property
     def observation_space(self) -> Space[Any]:
@@ -93,19 +108,47 @@ class Agent:
     @property
     def has_memory(self) -> bool:
         """Whether an action depends on more than the last observation."""
-        return bool(self._state)
+        return bool(self._state) or (self.guards is not None and self.guards.has_memory)
 
-    def act(self, obs: Any, *, mask: Any = None) -> Any:
+    @property
+    def unguarded(self) -> Agent:
+        """The same agent without its guards: what was trained, and what `verify` proves."""
+        if self.guards is None:
+            return self
+        alone = copy.copy(self)
+        alone.guards = None
+        return alone
+
+    @cached_property
+    def guarded(self) -> GuardedPolicy | None:
+        """The agent within its guards, which counts what they do; None when it has none.
+
+        Raises:
+            AgentError: The guards need a controller that may not, or cannot, be imported.
+        """
+        if self.guards is None:
+            return None
+        controller = None
+        if self.guards.controller is not None:
+            from .controllers import load_controller
+
+            controller = load_controller(self.guards.controller, allowed=self.controllers, folder=self.path)
+        return GuardedPolicy(self.unguarded, self.guards, controller=controller)
+
+    def act(self, obs: Any, *, mask: Any = None, observed_at: float | None = None) -> Any:
         """The best action for one observation.
 
         Args:
             obs: In the sim's own space; lists for arrays are taken.
             mask: What the sim gives as `info["action_mask"]`; None allows everything.
+            observed_at: When it was observed, in seconds since 1970, for guards; None counts as just now.
 
         Raises:
             AgentError: The agent has memory, so that one observation is not enough.
             SimError: The observation does not fit; the message names the field.
         """
+        if self.guards is not None and self.guarded is not None:
+            return self.guarded.act(obs, mask=mask, observed_at=observed_at)
         if self._state:
             raise self._needs_session("act")
         encoded = self.adapter.encode(obs, mask)
@@ -119,6 +162,8 @@ class Agent:
 
     def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
         """The best action for each of several independent observations."""
+        if self.guards is not None and self.guarded is not None:
+            return self.guarded.act_batch(observations, masks=masks)
         if self._state:
             raise self._needs_session("act_batch")
         if not len(observations):
@@ -126,20 +171,37 @@ class Agent:
         outputs = self._run(_feeds(self.adapter.encode_batch(observations, masks)))
         return self._decode(outputs)
 
-    def session(self) -> AgentSession:
+    def act_columns(self, columns: Any, num_rows: int, *, masks: Sequence[Any] | None = None) -> Any:
+        """The same for observations as columns (see `spaces.from_json_batch`); gives the actions as columns."""
+        if self.guards is not None:
+            rows = rows_of(self.observation_space, columns, num_rows)
+            return columns_of(self.action_space, self.act_batch(rows, masks=masks))
+        if self._state:
+            raise self._needs_session("act_columns")
+        outputs = self._run(_feeds(self.adapter.encode_columns(columns, num_rows, masks)))
+        given = dict(zip(self._outputs, outputs, strict=False)) if self._is_mixed else outputs[0]
+        return self.adapter.decode_columns(given)[0]
+
+    def session(self) -> AgentSession | GuardedSession:
         """A conversation with one plant or sim, with its own memory."""
+        if self.guards is not None and self.guarded is not None:
+            return self.guarded.session()
         return AgentSession(self)
 
-    def sessions(self, num_rows: int) -> AgentSessions:
+    def sessions(self, num_rows: int) -> AgentSessions | GuardedSessions:
         """Several conversations that act together, one forward pass for all."""
+        if self.guards is not None and self.guarded is not None:
+            return self.guarded.sessions(num_rows)
         return AgentSessions(self, num_rows)
 
     def verify(self) -> Verification:
-        """Replay the recorded observations and compare with what RLlib answered when the agent was exported."""
+        """Replay the recorded observations and compare with what RLlib answered at the export; without guards."""
+        if self.guards is not None:
+            return self.unguarded.verify()
         recorded = json.loads(self._parity)
         began = time.perf_counter()
         rows = recorded["rows"]
-        observations = [from_json(self.observation_space, row["observation"], check_bounds=False) for row in rows]
+        observations = [unpack(self.observation_space, row["observation"]) for row in rows]
         masks = [row.get("mask") for row in rows]
         sessions = self.sessions(1)
         actions: list[Any] = []
@@ -169,11 +231,14 @@ class Agent:
 class AgentSession:
     """One episode at a time."""
 
+    guarded: Sequence[dict[str, str]] = ()
+    """What guards did to the last action: without guards nothing."""
+
     def __init__(self, agent: Agent) -> None:
         self._rows = AgentSessions(agent, 1)
 
-    def act(self, obs: Any, *, mask: Any = None) -> Any:
-        """The best action for the next observation."""
+    def act(self, obs: Any, *, mask: Any = None, observed_at: float | None = None) -> Any:
+        """The best action for the next observation; when it was observed matters to guards alone."""
         return self._rows.act({0: obs}, masks={0: mask})[0]
 
     def reset(self) -> None:

@@ -11,18 +11,21 @@ import ipaddress
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import AgentError, SimError
-from ..spaces import from_json, to_json
+from ..spaces import from_json, from_json_batch, to_json, to_json_batch
 from .agent import Agent
+from .guarded import read_observation
 from .openapi import openapi
 from .page import form, html
 from .parity import compare
-from .prometheus import ServerMetrics
-from .requests import MAX_BODY_BYTES, Request, RequestError, client_of, parse_act, parse_json
+from .prometheus import ServerMetrics, escaped
+from .requests import DEFAULT_CLIENT, MAX_BODY_BYTES, Request, RequestError, client_of, parse_act, parse_json
 from .sessions import DEFAULT_LIMIT, DEFAULT_TTL_S, ClientSessions
 
 NUM_PROOF_ROWS = 16
@@ -57,9 +60,11 @@ class Server:
         ttl_s: float = DEFAULT_TTL_S,
         max_clients: int = DEFAULT_LIMIT,
         max_body_bytes: int = MAX_BODY_BYTES,
+        metrics: ServerMetrics | None = None,
     ) -> None:
-        prove(agent)
-        self.metrics = ServerMetrics()
+        prove(agent.unguarded)
+        self._guarded = agent.guarded  # refused now, not at the first request, where its controller may not be imported
+        self.metrics = metrics or ServerMetrics()
         self.sessions = ClientSessions(agent, ttl_s=ttl_s, limit=max_clients)
         self._agent = agent
         self._observation_space, self._action_space = agent.observation_space, agent.action_space
@@ -67,12 +72,13 @@ class Server:
         self._key = None if key is None else key.encode()
         self._is_guarded = key is None and is_loopback
         self._max_body_bytes = max_body_bytes
+        self._first_peer, self._is_warned = "", False
         contract = agent.path / "openapi.json"
         name = str(agent.manifest.get("name") or agent.path.resolve().parent.name)
         document = (
             contract.read_bytes()
             if "openapi.json" in agent.manifest.get("files", {})
-            else _encode(openapi(agent.adapter, name=name)).encode()
+            else _encode(openapi(agent.adapter, name=name, has_memory=agent.has_memory, guards=agent.guards)).encode()
         )
         page = _encode(form(agent, name=name)).encode()
         get = {"GET", "HEAD"}
@@ -145,7 +151,7 @@ class Server:
                 origin = value
         if self._key is not None and path not in self._open and not hmac.compare_digest(given, self._key):
             raise RequestError("the key is missing or wrong; send Authorization: Bearer KEY.", status=401)
-        if self._is_guarded and host and not is_loopback(_host_of(b"//" + host)):
+        if self._is_guarded and host and not _is_local(host):
             raise RequestError("this server answers on its loopback address only.", status=403)
         if origin and origin.partition(b"://")[2] != host:
             raise RequestError("pages of another origin may not call this server.", status=403)
@@ -179,45 +185,76 @@ class Server:
 
     def _act(self, body: bytes, scope: Scope) -> Answer:
         request = parse_act(body)
-        actions = self._actions(request)
+        self._mind_shared_memory(request, scope)
+        actions, did = self._actions(request)
         answer = {"actions": actions} if request.is_batch else {"action": actions[0]}
+        if any(did):
+            answer["guarded"] = did if request.is_batch else did[0]
         return 200, JSON, _encode(answer).encode()
 
     def _prediction(self, body: bytes, scope: Scope) -> Answer:
         state = parse_json(body)
         request = Request([state], False, "state", client_of(None), None, None)
-        return 200, JSON, _encode(self._actions(request)[0]).encode()
+        self._mind_shared_memory(request, scope)
+        return 200, JSON, _encode(self._actions(request)[0][0]).encode()
 
-    def _actions(self, request: Request) -> list[Any]:
-        """Check observations against their space, act, and give plain JSON values back."""
-        agent, name = self._agent, request.name
+    def _actions(self, request: Request) -> tuple[list[Any], list[Any]]:
+        """Check observations against their space, act, and give plain JSON values back, and what guards did to each."""
         masks = self._masks(request)
-        if agent.has_memory and request.is_batch:
-            raise RequestError("observations: this agent has memory; send one observation at a time.", field=name)
+        did: list[Any] = []
+        if self._guarded is not None:
+            actions, did = self._within_guards(request, masks)
+        else:
+            actions = self._several(request, masks) if request.is_batch else [self._one(request, masks)]
+        self.metrics.acted(len(actions))
+        return actions, did
+
+    def _one(self, request: Request, masks: list[Any] | None) -> Any:
+        agent, name = self._agent, request.name
+        with _named(name):
+            observation = from_json(self._observation_space, request.observations[0], name=name)
+        policy = self.sessions.get(request.client) if agent.has_memory else agent
         try:
-            if request.is_batch:
-                observations = [
-                    from_json(self._observation_space, data, name=f"{name}[{i}]")
-                    for i, data in enumerate(request.observations)
-                ]
-            else:
-                observation = from_json(self._observation_space, request.observations[0], name=name)
-        except SimError as error:
-            raise RequestError(error.message, field=error.message.partition(": ")[0]) from None
-        except (OverflowError, ValueError, TypeError, RecursionError) as error:
-            raise RequestError(f"{name}: {error}", field=name) from None
-        try:
-            if request.is_batch:
-                acted = agent.act_batch(observations, masks=masks)
-            elif agent.has_memory:
-                acted = [self.sessions.get(request.client).act(observation, mask=masks[0] if masks else None)]
-            else:
-                acted = [agent.act(observation, mask=masks[0] if masks else None)]
-            actions = [to_json(self._action_space, action, name="action") for action in acted]
+            action = policy.act(observation, mask=masks[0] if masks else None)
+            return to_json(self._action_space, action, name="action")
         except SimError as error:
             raise RequestError(f"{name}: the agent has no action for it: {error.message}", field=name) from None
-        self.metrics.num_actions += len(actions)
-        return actions
+
+    def _within_guards(self, request: Request, masks: list[Any] | None) -> tuple[list[Any], list[Any]]:
+        """The same with guards, which are told when it was observed: now, unless the client knows better."""
+        agent, name = self._agent, request.name
+        if request.is_batch and agent.has_memory:
+            raise RequestError("observations: this agent has memory; send one observation at a time.", field=name)
+        now = time.time() if request.observed_at is None else request.observed_at
+        names = [f"{name}[{row}]" if request.is_batch else name for row in range(len(request.observations))]
+        actions, did = [], []
+        for row, (data, one) in enumerate(zip(request.observations, names, strict=True)):
+            with _named(one):
+                observation = read_observation(agent, data, name=one)
+            session = self.sessions.get(request.client) if agent.has_memory else agent.session()
+            try:
+                action = session.act(observation, mask=masks[row] if masks else None, observed_at=now)
+                actions.append(to_json(self._action_space, action, name="action"))
+            except SimError as error:
+                raise RequestError(f"{one}: the agent has no action for it: {error.message}", field=name) from None
+            did.append(list(session.guarded))
+        for one_did in did:
+            for entry in one_did:
+                self.metrics.count("plato_guard_actions_total", **{key: escaped(text) for key, text in entry.items()})
+        return actions, did
+
+    def _several(self, request: Request, masks: list[Any] | None) -> list[Any]:
+        """All observations of a batch at once, column by column."""
+        agent, name, num_rows = self._agent, request.name, len(request.observations)
+        if agent.has_memory:
+            raise RequestError("observations: this agent has memory; send one observation at a time.", field=name)
+        with _named(name):
+            columns = from_json_batch(self._observation_space, request.observations, name=name)
+        try:
+            acted = agent.act_columns(columns, num_rows, masks=masks)
+            return to_json_batch(self._action_space, acted, num_rows, name="actions")
+        except SimError as error:
+            raise RequestError(f"{name}: the agent has no action for it: {error.message}", field=name) from None
 
     def _masks(self, request: Request) -> list[Any] | None:
         if request.masks is None:
@@ -226,20 +263,35 @@ class Server:
             raise RequestError("action_mask: this agent takes none.", field="action_mask")
         masks = request.masks if request.is_batch else [request.masks]
         try:
-            for mask in masks:
-                self._agent.adapter.encode_mask(mask)
+            self._agent.adapter.encode_masks(masks)
         except (SimError, OverflowError, ValueError, TypeError) as error:
             message = error.message if isinstance(error, SimError) else str(error)
             raise RequestError(f"action_mask: {message}", field="action_mask") from None
         return list(masks)
 
+    def _mind_shared_memory(self, request: Request, scope: Scope) -> None:
+        """Plants that do not say who they are share one memory without noticing: the log says so, once."""
+        if request.client != DEFAULT_CLIENT or not self._agent.has_memory or self._is_warned:
+            return
+        peer = (scope.get("client") or ("",))[0]
+        self._first_peer = self._first_peer or peer
+        if peer != self._first_peer:
+            self._is_warned = True
+            logger.warning(
+                "requests without a client come from %s and from %s, and this agent has a memory, which they share; "
+                'give each its own: {"observation": ..., "client": "pump-3"}',
+                self._first_peer,
+                peer,
+            )
+
     def _forget(self, body: bytes, scope: Scope) -> Answer:
-        named = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("client", [None])[0]
+        query = scope.get("query_string", b"").decode("latin-1")
+        named = parse_qs(query, keep_blank_values=True).get("client", [None])[0]
         self.sessions.clear(client_of(named))
         return 204, JSON, b""
 
     def _reset(self, body: bytes, scope: Scope) -> Answer:
-        data = parse_json(body) if body.strip() else {}
+        data = parse_json(body) if body else {}
         if not isinstance(data, dict) or data.keys() - {"client"}:
             raise RequestError('client: expected {"client": ID}, or nothing.', field="client")
         self.sessions.clear(client_of(data.get("client")))
@@ -273,6 +325,17 @@ def prove(agent: Agent) -> None:
         )
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """An observation that does not fit is the client's error, and names its field."""
+    try:
+        yield
+    except SimError as error:
+        raise RequestError(error.message, field=error.message.partition(": ")[0]) from None
+    except (OverflowError, ValueError, TypeError, RecursionError) as error:
+        raise RequestError(f"{name}: {error}", field=name) from None
+
+
 _PAGE_HEADERS = [
     (
         b"content-security-policy",
@@ -294,13 +357,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _host_of(url: bytes) -> str:
-    if url in _LOCAL_HOSTS:
-        return "localhost"
+@lru_cache(maxsize=64)
+def _is_local(host: bytes) -> bool:
+    """Whether a Host header names this machine; remembered, as a client sends the same one each time."""
     try:
-        return urlsplit(url.decode("latin-1")).hostname or ""
+        return is_loopback(urlsplit("//" + host.decode("latin-1")).hostname or "")
     except ValueError:
-        return ""
-
-
-_LOCAL_HOSTS = frozenset({b"//127.0.0.1", b"//localhost"})
+        return False

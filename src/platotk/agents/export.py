@@ -13,20 +13,22 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import AgentError, SimError
+from ..errors import AgentError
 from ..run import Run
-from ..spaces import to_json
 from .agent import Agent
+from .guarded import guards_of
 from .manifest import write_manifest
 from .openapi import openapi
 from .parity import MAX_UNDECIDED_SHARE, Verification
+from .recording import record
 
 if TYPE_CHECKING:
     from ..learning.policies import RLlibPolicy
@@ -61,10 +63,12 @@ def export(
     tell = on_event or (lambda event: None)
     path = find_checkpoint(run, checkpoint)
     policy = load_policy(run, path)
-    tell({"event": "export", "step": "recording", "rows": NUM_ROWS})
-    recording = record(run, policy, NUM_ROWS)
-    tell({"event": "export", "step": "tracing"})
-    model, entries = trace(policy, recording)
+    guards = guards_of(run.project, policy.adapter)
+    with _one_thread():
+        tell({"event": "export", "step": "recording", "rows": NUM_ROWS})
+        recording = record(run, policy, NUM_ROWS)
+        tell({"event": "export", "step": "tracing"})
+        model, entries = trace(policy, recording)
     target = _target(run, path)
     draft = target.with_name(f".{target.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -72,8 +76,11 @@ def export(
     try:
         (draft / "policy.onnx").write_bytes(model)
         _write_json(draft / "parity.json", {"rows": recording["rows"]})
-        _write_json(draft / "openapi.json", openapi(policy.adapter, name=run.project.name))
+        contract = openapi(policy.adapter, name=run.project.name, has_memory=policy.has_memory, guards=guards)
+        _write_json(draft / "openapi.json", contract)
         content = {**_about(run, path), "adapter": policy.adapter.to_json(), "model": entries}
+        if guards is not None:
+            content["guard"] = guards.data
         write_manifest(draft, {**content, "parity": None})
         tell({"event": "export", "step": "verifying"})
         proof = Agent.load(draft).verify()
@@ -83,59 +90,6 @@ def export(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
-
-
-def record(run: Run, policy: RLlibPolicy, num_rows: int) -> dict[str, Any]:
-    """How the policy acts on observations of its sim, through RLlib's connectors and module.
-
-    Half of the steps follow the policy, half a random one, so that the recording sees more than the trained path.
-
-    Returns:
-        `rows` (observation, mask, action, is_first) and `encoded` (what the network saw, in order).
-    """
-    from ..assessment.assess import make_sims
-
-    rng = np.random.default_rng(0)
-    sim = make_sims(run, 1)[0]
-    adapter, session = policy.adapter, policy.session()
-    rows: list[dict[str, Any]] = []
-    encoded: list[Any] = []
-    has_masks = adapter.mask_source == "info"
-    try:
-        is_first, number = True, 0
-        result = sim.reset(seed=number)
-        while len(rows) < num_rows:
-            mask = result.info.get("action_mask") if has_masks else None
-            try:
-                seen = adapter.encode(result.observation, mask)
-                observation = to_json(adapter.observation_space, result.observation)
-            except SimError as error:
-                raise AgentError(
-                    f"the sim gives observations outside its space: {error.message}",
-                    hint="Find the cause with: plato check",
-                ) from error
-            if is_first:
-                session.reset()
-            action = session.act(result.observation, mask=mask)
-            row = {
-                "observation": observation,
-                "action": to_json(adapter.action_space, action),
-                "is_first": is_first,
-            }
-            if mask is not None:
-                row["mask"] = adapter.encode_mask(mask).tolist()
-            rows.append(row)
-            encoded.append(seen)
-            if number % 2 and not policy.has_memory:
-                action = _random_action(policy, seen, rng)
-            result = sim.step(action)
-            is_first = result.terminated or result.truncated
-            if is_first:
-                number += 1
-                result = sim.reset(seed=number)
-    finally:
-        sim.close()
-    return {"rows": rows, "encoded": encoded}
 
 
 def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -148,6 +102,7 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
     """
     import torch
 
+    from ..learning.traceable import not_traceable, require_traceable
     from ..learning.tracing import PolicyNetwork
 
     network = PolicyNetwork(policy).eval()
@@ -156,6 +111,7 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
     buffer = io.BytesIO()
     try:
         with torch.no_grad(), warnings.catch_warnings():
+            require_traceable(network, inputs)
             # The exporter warns of Python branches on shapes and of its own age; parity is checked on the result.
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -172,19 +128,22 @@ def trace(policy: RLlibPolicy, recording: dict[str, Any]) -> tuple[bytes, dict[s
     except AgentError:
         raise
     except Exception as error:
-        raise AgentError(
-            f"{type(policy.module).__name__} cannot be traced to ONNX: {type(error).__name__}: {error}",
-            hint="Its _forward_inference must be made of torch operations alone, without branches on values.",
-        ) from error
-    with torch.no_grad():
-        _add_margins(policy, network, recording)
+        raise not_traceable(policy.module, error) from error
+    add_margins(policy, network, recording)
     state = [{"input": a, "output": b, "shape": list(shape)} for a, b, shape in network.state]
     entries = {"inputs": network.input_names, "outputs": network.actions, "state": state, "opset": OPSET}
     return buffer.getvalue(), entries
 
 
-def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -> None:
+def add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -> None:
     """Per row: the gap between the two best choices, or the distance of a rounded number to the rounding edge."""
+    import torch
+
+    with torch.inference_mode():
+        _add_margins(policy, network, recording)
+
+
+def _add_margins(policy: RLlibPolicy, network: Any, recording: dict[str, Any]) -> None:
     rounding = policy.adapter.rounding_margins
     if network.state:
         state = _zeros(network.state, 1)
@@ -221,21 +180,20 @@ def _zeros(state: list[Any], batch: int) -> list[Any]:
     return [torch.zeros((batch, *shape)) for _, _, shape in state]
 
 
-def _random_action(policy: RLlibPolicy, encoded: Any, rng: np.random.Generator) -> Any:
-    """Any allowed action."""
-    adapter = policy.adapter
-    mask = encoded["action_mask"] if isinstance(encoded, dict) and "action_mask" in encoded else None
-    choices, at = [], 0
-    for size in adapter.nvec:
-        allowed = np.flatnonzero(mask[at : at + size] > 0) if mask is not None else np.arange(size)
-        choices.append(int(rng.choice(allowed)))
-        at += size
-    numbers = rng.uniform(-1.0, 1.0, adapter.num_continuous).astype(np.float32)
-    if choices and adapter.num_continuous:
-        return adapter.decode({"continuous": numbers, "discrete": np.array(choices)})
-    if choices:
-        return adapter.decode(choices[0] if len(choices) == 1 else np.array(choices))
-    return adapter.decode(numbers)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread within: a few observations at a time are too little to share out, images too.
+
+    Measured: beside other work on two cores, an export of images took 67 s with two threads, 3 s with one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _require_equal(proof: Verification, policy: RLlibPolicy) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import AgentError
+from .archive import is_archive
 from .manifest import NAME
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def find_agent(ref: str | os.PathLike[str] | None = None, *, runs_dir: Path | st
     """The folder of the agent that is meant.
 
     Args:
-        ref: An agent's folder; a run's path, name or the beginning of one, for its newest agent; None for the newest
-            of all runs.
+        ref: An agent's folder or archive; a run's path, name or the beginning of one, for its newest agent; None for
+            the newest of all runs.
         runs_dir: Where runs lie.
 
     Raises:
@@ -46,8 +47,8 @@ def find_agent(ref: str | os.PathLike[str] | None = None, *, runs_dir: Path | st
 
 
 def is_agent(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is the folder of an agent, whole or not."""
-    return (Path(path) / NAME).is_file() and not (Path(path) / "run.json").exists()
+    """Whether a path is the folder of an agent, whole or not, or an archive."""
+    return is_archive(path) or _is_folder(Path(path))
 
 
 def newest_agent(run: Run) -> Path | None:
@@ -57,7 +58,7 @@ def newest_agent(run: Run) -> Path | None:
 
 def agents_of(run: Run) -> list[Path]:
     """The folders of a run's agents: `agent`, `agent-000050` ..."""
-    return [path for path in sorted(run.path.glob("agent*")) if is_agent(path)]
+    return [path for path in sorted(run.path.glob("agent*")) if _is_folder(path)]
 
 
 def run_of(agent: Path) -> Run | None:
@@ -66,6 +67,10 @@ def run_of(agent: Path) -> Run | None:
 
     folder = agent.absolute().parent
     return Run(folder) if (folder / "run.json").is_file() else None
+
+
+def _is_folder(path: Path) -> bool:
+    return (path / NAME).is_file() and not (path / "run.json").exists()
 
 
 def _written(agent: Path) -> tuple[int, str]:

@@ -1,72 +1,44 @@
 """The HTTP contract of one agent, typed by its own spaces.
 
-Given an adapter, `openapi` gives an OpenAPI 3.1 document: what `POST /act` takes and gives back, with the names, bounds
-and shapes of this agent's observation and action.
+Given an adapter, `openapi` gives an OpenAPI 3.1 document: what every route takes and gives back, with the names, bounds
+and shapes of this agent's observation and action. What fits the document is answered, and what does not is refused.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from gymnasium import Space, spaces
-
 from ..spaces import Adapter
+from .guards import Guards
+from .schemas import space_schema
 
 MAX_BATCH = 4096
+_OBSERVATION = {"$ref": "#/components/schemas/Observation"}
+_ACTION = {"$ref": "#/components/schemas/Action"}
 
 
-def openapi(adapter: Adapter, *, name: str) -> dict[str, Any]:
+def openapi(adapter: Adapter, *, name: str, has_memory: bool = False, guards: Guards | None = None) -> dict[str, Any]:
     """The document.
 
     Args:
         adapter: The agent's spaces.
         name: Title of the document.
+        has_memory: Whether the agent remembers, so that it takes one observation at a time.
+        guards: What it may not do; the answer says what they did.
     """
-    observation = space_schema(adapter.observation_space)
-    extra: dict[str, Any] = {
-        "client": {
-            "type": "string",
-            "maxLength": 200,
-            "description": "Whose memory to use, for agents that have one.",
-        },
-        "observed_at": {"type": "number", "description": "When it was observed, in seconds since 1970."},
+    has_memory = has_memory or (guards is not None and guards.has_memory)
+    names = ("observation",) if has_memory else ("observation", "observations")
+    request = {"oneOf": [_request(given, adapter) for given in (*names, "state")]}
+    answers = [_answer(_ACTION, "action", _DID, guards)]
+    if not has_memory:
+        every = {"type": "array", "items": _DID}
+        answers.append(_answer({"type": "array", "items": _ACTION}, "actions", every, guards))
+    answer = {"oneOf": answers}
+    bonsai = {
+        "requestBody": _body(_OBSERVATION),
+        "responses": {"200": _json("The action.", _ACTION), **_refusals("413", "422")},
     }
-    if adapter.mask_source == "info":
-        bit = {"type": "integer", "enum": [0, 1]}
-        extra["action_mask"] = {
-            "type": "array",
-            "items": bit,
-            "minItems": adapter.num_logits,
-            "maxItems": adapter.num_logits,
-        }
-    single = {
-        "type": "object",
-        "properties": {"observation": {"$ref": "#/components/schemas/Observation"}, **extra},
-        "required": ["observation"],
-    }
-    batch = {
-        "type": "object",
-        "properties": {
-            "observations": {
-                "type": "array",
-                "items": {"$ref": "#/components/schemas/Observation"},
-                "minItems": 1,
-                "maxItems": MAX_BATCH,
-            }
-        },
-        "required": ["observations"],
-    }
-    answer = {
-        "oneOf": [
-            _object(action={"$ref": "#/components/schemas/Action"}),
-            _object(actions={"type": "array", "items": {"$ref": "#/components/schemas/Action"}}),
-        ]
-    }
-    problem = {
-        "type": "object",
-        "properties": {"error": {"type": "string"}, "field": {"type": ["string", "null"]}},
-    }
+    alive = {"200": _json("It is.", _object(status={"type": "string"})), **_refusals()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -74,101 +46,146 @@ def openapi(adapter: Adapter, *, name: str) -> dict[str, Any]:
             "version": "1",
             "description": "A trained agent: an observation in, an action out.",
         },
+        "security": [{}, {"bearer": []}, {"key": []}],
         "paths": {
             "/act": {
                 "post": {
                     "operationId": "act",
                     "summary": "The best action for an observation, or for each of several.",
-                    "requestBody": {
-                        "required": True,
-                        "content": {"application/json": {"schema": {"oneOf": [single, batch]}}},
-                    },
+                    "requestBody": _body(request),
+                    "responses": {"200": _json("The action.", answer), **_refusals("413", "422")},
+                }
+            },
+            "/reset": {
+                "post": {
+                    "operationId": "reset",
+                    "summary": "Begin a new episode: forget what this client's agent remembers.",
+                    "requestBody": _body({**_object(client=_client()), "required": []}, is_required=False),
                     "responses": {
-                        "200": _json("The action.", answer),
-                        "422": _json("The observation does not fit; the field is named.", problem),
+                        "200": _json("Forgotten.", _object(status={"type": "string"})),
+                        **_refusals("413", "422"),
                     },
                 }
             },
-            "/healthz": {"get": {"operationId": "healthz", "responses": {"200": _json("Alive.", {"type": "object"})}}},
+            "/v1/prediction": {
+                "post": {"operationId": "predict", "summary": "As an exported Bonsai brain answers.", **bonsai},
+                "get": {"operationId": "predictByGet", "summary": "The same; old clients send a body.", **bonsai},
+            },
+            "/v1": {
+                "delete": {
+                    "operationId": "forget",
+                    "summary": "As /reset.",
+                    "parameters": [{"name": "client", "in": "query", "schema": _client(or_null=False)}],
+                    "responses": {"204": {"description": "Forgotten."}, **_refusals("422")},
+                }
+            },
+            "/metrics": {
+                "get": {
+                    "operationId": "metrics",
+                    "summary": "What was counted, for Prometheus.",
+                    "responses": {
+                        "200": {
+                            "description": "The counters.",
+                            "content": {"text/plain": {"schema": {"type": "string"}}},
+                        },
+                        **_refusals(),
+                    },
+                }
+            },
+            "/healthz": {"get": {"operationId": "healthz", "summary": "Is it alive?", "responses": alive}},
+            "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": alive}},
         },
         "components": {
-            "schemas": {"Observation": observation, "Action": space_schema(adapter.action_space)},
+            "schemas": {
+                "Observation": _observation(adapter, guards),
+                "Action": space_schema(adapter.action_space),
+                "Problem": _object(error={"type": "string"}, field={"type": ["string", "null"]}),
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
     }
 
 
-def space_schema(space: Space[Any]) -> dict[str, Any]:
-    """JSON Schema of the values of a space, in the JSON form of `platotk.spaces.to_json`."""
-    if isinstance(space, spaces.Dict):
-        properties = {key: space_schema(child) for key, child in space.spaces.items()}
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-    if isinstance(space, spaces.Tuple):
-        items = [space_schema(child) for child in space.spaces]
-        return {
-            "type": "array",
-            "prefixItems": items,
-            "items": False,
-            "minItems": len(items),
-            "maxItems": len(items),
-        }
-    if isinstance(space, spaces.Discrete):
-        return _integer(int(space.start), int(space.start) + int(space.n) - 1)
-    if isinstance(space, spaces.MultiDiscrete):
-        low = np.asarray(space.start)
-        return _array(space.shape, _integer(int(low.min()), int((low + space.nvec - 1).max())))
-    if isinstance(space, spaces.MultiBinary):
-        return _array(space.shape, _integer(0, 1))
-    if isinstance(space, spaces.Box):
-        return _box(space)
-    if isinstance(space, spaces.Text):
-        return {"type": "string", "minLength": space.min_length, "maxLength": space.max_length}
-    if isinstance(space, spaces.OneOf):
-        options = [
-            {
-                "type": "array",
-                "prefixItems": [{"const": index}, space_schema(child)],
-                "items": False,
-                "minItems": 2,
-            }
-            for index, child in enumerate(space.spaces)
-        ]
-        return {"oneOf": options}
-    return {}
+def _observation(adapter: Adapter, guards: Guards | None) -> dict[str, Any]:
+    """What is taken as an observation; guards deal with some that would be refused."""
+    schema = space_schema(adapter.observation_space, is_input=True)
+    return schema if guards is None or not guards.inputs.is_lenient else {"anyOf": [schema, _ANYTHING]}
 
 
-def _box(space: spaces.Box) -> dict[str, Any]:
-    is_integer = np.dtype(space.dtype).kind != "f"
-    item: dict[str, Any] = {"type": "integer" if is_integer else "number"}
-    low, high = (
-        float(space.low.min()) if space.low.size else -np.inf,
-        float(space.high.max()) if space.high.size else np.inf,
-    )
-    if np.isfinite(low):
-        item["minimum"] = int(low) if is_integer else low
-    if np.isfinite(high):
-        item["maximum"] = int(high) if is_integer else high
-    if space.shape == (1,):  # a bare number is taken too
-        return {"anyOf": [item, _array(space.shape, item)]}
-    return _array(space.shape, item)
+_ANYTHING = {"description": "With leaves missing, null or outside their bounds: the guards deal with it, or refuse it."}
+_DID = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"guard": {"type": "string"}, "leaf": {"type": "string"}},
+        "required": ["guard", "leaf"],
+        "additionalProperties": False,
+    },
+    "description": "What guards did to the action.",
+}
 
 
-def _array(shape: tuple[int, ...], item: dict[str, Any]) -> dict[str, Any]:
-    for length in reversed(shape):
-        item = {"type": "array", "items": item, "minItems": length, "maxItems": length}
-    return item
+def _answer(value: dict[str, Any], name: str, did: dict[str, Any], guards: Guards | None) -> dict[str, Any]:
+    schema = _object(**{name: value})
+    return schema if guards is None else {**schema, "properties": {**schema["properties"], "guarded": did}}
 
 
-def _integer(low: int, high: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": low, "maximum": high}
+def _request(given: str, adapter: Adapter) -> dict[str, Any]:
+    """The body of `/act` with the observation under one of its names."""
+    is_batch = given == "observations"
+    value: dict[str, Any] = _OBSERVATION
+    if is_batch:
+        value = {"type": "array", "items": _OBSERVATION, "minItems": 1, "maxItems": MAX_BATCH}
+    properties = {
+        given: value,
+        "client": _client(),
+        "observed_at": {"type": ["number", "null"], "description": "When it was observed, in seconds since 1970."},
+    }
+    if adapter.mask_source == "info":
+        mask = _mask(adapter.num_logits)
+        properties["action_mask"] = {"type": ["array", "null"], "items": mask} if is_batch else mask
+    return {**_object(**properties), "required": [given]}
+
+
+def _client(*, or_null: bool = True) -> dict[str, Any]:
+    return {
+        "type": ["string", "null"] if or_null else "string",
+        "minLength": 1,
+        "maxLength": 200,
+        "description": "Whose memory to use, for agents that have one.",
+    }
+
+
+def _mask(num_logits: int) -> dict[str, Any]:
+    bit = {"type": "integer", "enum": [0, 1]}
+    return {"type": ["array", "null"], "items": bit, "minItems": num_logits, "maxItems": num_logits}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _body(schema: dict[str, Any], *, is_required: bool = True) -> dict[str, Any]:
+    return {"required": is_required, "content": {"application/json": {"schema": schema}}}
+
+
+def _refusals(*more: str) -> dict[str, Any]:
+    what = {
+        "401": "The key is missing or wrong.",
+        "403": "Another host or origin than this server's own.",
+        "413": "The body is too large.",
+        "422": "It does not fit; the field is named.",
+    }
+    problem = {"$ref": "#/components/schemas/Problem"}
+    return {status: _json(what[status], problem) for status in ("401", "403", *more)}
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

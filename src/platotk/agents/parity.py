@@ -1,8 +1,9 @@
 """How alike two lists of actions are: the proof that an exported agent acts as the trained policy did.
 
-Continuous numbers must agree within 1e-5 of their range. Choices must be the same, except where the trained policy
-itself was undecided: a row whose margin (the gap between its two best choices, or the distance of a rounded number to
-the rounding edge) is at most 1e-4 may differ, and at most 1 % of rows may be such.
+Numbers must agree within 1e-5 of their range. Choices and rounded numbers must be the same, except where the trained
+policy itself was undecided: a row whose margin (the gap between its two best choices, or the distance of a rounded
+number to the rounding edge) is at most 1e-4 may differ, and at most 1 % of rows may be such. For a rounded number that
+edge is 1e-5 of its range wide where that is more: what is allowed to the number is allowed before it is rounded.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Verification:
 
     Attributes:
         num_rows: How many observations were compared.
-        max_error: Largest difference of a continuous number, as a share of its range.
+        max_error: Largest difference of a number, as a share of its range (rounded ones at an edge aside).
         num_mismatches: Rows that chose differently although the trained policy was decided.
         num_undecided: Rows that chose differently where it was not.
         seconds: How long it took.
@@ -72,35 +73,49 @@ def compare(
     """
     max_error, num_mismatches, num_undecided = 0.0, 0, 0
     for one, other, margin in zip(expected, actual, margins, strict=True):
-        error, is_same = _difference(space, one, other)
+        error, edge = _difference(space, one, other)
         max_error = max(max_error, error)
-        if not is_same:
-            is_undecided = margin is not None and margin <= UNDECIDED
+        if edge is not None:
+            is_undecided = margin is not None and margin <= edge
             num_undecided += is_undecided
             num_mismatches += not is_undecided
     return Verification(len(expected), float(max_error), num_mismatches, num_undecided, round(seconds, 4))
 
 
-def _difference(space: Space[Any], one: Any, other: Any) -> tuple[float, bool]:
-    """Largest continuous difference as a share of the range, and whether all choices are the same."""
+def _difference(space: Space[Any], one: Any, other: Any) -> tuple[float, float | None]:
+    """Largest difference of a number as a share of its range; and None, or up to which margin a choice may differ."""
     if isinstance(space, spaces.Dict):
         return _worst([_difference(space[key], one[key], other[key]) for key in space.spaces])
     if isinstance(space, spaces.Tuple):
         return _worst([_difference(part, one[i], other[i]) for i, part in enumerate(space.spaces)])
-    if isinstance(space, spaces.Box) and space.dtype is not None and np.dtype(space.dtype).kind == "f":
-        if not one.size:
-            return 0.0, True
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            width = high - low
-        width = np.where(np.isfinite(width) & (width > 0) & (width < 1e30), width, 1.0)
-        # Unbounded actions are compared relative to their own size once that exceeds 1.
-        width = np.maximum(width, np.where(np.isfinite(high) & np.isfinite(low), width, np.abs(one)))
-        return float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)) / width)), True
-    if isinstance(one, str):
-        return 0.0, one == other
-    return 0.0, bool(np.array_equal(np.asarray(one), np.asarray(other)))
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind in "fiu":
+        return _numbers_differ(space, np.asarray(one), np.asarray(other))
+    is_same = one == other if isinstance(one, str) else np.array_equal(np.asarray(one), np.asarray(other))
+    return 0.0, None if is_same else UNDECIDED
 
 
-def _worst(parts: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
-    return max((error for error, _ in parts), default=0.0), all(is_same for _, is_same in parts)
+def _numbers_differ(space: spaces.Box, one: Any, other: Any) -> tuple[float, float | None]:
+    if not one.size:
+        return 0.0, None
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = high - low
+    is_bounded = np.isfinite(width) & (width > 0) & (width < 1e30)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    # Unbounded actions are compared relative to their own size once that exceeds 1.
+    width = np.where(is_bounded, width, np.maximum(np.abs(one), 1.0))
+    error = np.abs(one - other) / width
+    if np.dtype(space.dtype).kind == "f":
+        return float(np.max(error)), None
+    is_off = error > TOLERANCE
+    if not is_off.any():
+        return float(np.max(error)), None
+    # Whole numbers next to each other: rounded, it may be, at an edge as wide as the tolerance.
+    is_next = bool((np.abs(one - other)[is_off] <= 1.0).all())
+    edge = max(UNDECIDED, TOLERANCE * float(width[is_off].min())) if is_next else UNDECIDED
+    return float(np.max(error[~is_off], initial=0.0)), edge
+
+
+def _worst(parts: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
+    edges = [edge for _, edge in parts if edge is not None]
+    return max((error for error, _ in parts), default=0.0), min(edges, default=None)

@@ -14,17 +14,24 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import ProjectError, missing_extra
 from .agent import Agent
 from .application import Server, is_loopback
+from .prometheus import ServerMetrics
 
 KEY_VARIABLE = "PLATO_SERVE_KEY"
 MIN_KEY_CHARS = 16
 MAX_CONNECTIONS = 1000
+READ_TIMEOUT_S = 10.0
 _AGENT_VARIABLE = "PLATO_SERVE_AGENT"
+_METRICS_VARIABLE = "PLATO_SERVE_METRICS"
+_CONTROLLERS_VARIABLE = "PLATO_SERVE_CONTROLLERS"
+_ANYWHERE = "*"
 
 
 def serve(
@@ -34,6 +41,8 @@ def serve(
     port: int = 8000,
     key: str | None = None,
     workers: int = 1,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    controllers: bool | Path | str = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Serve an agent over HTTP until SIGTERM or Ctrl-C, then finish what is under way and return.
@@ -45,6 +54,8 @@ def serve(
         key: What clients must send as `Authorization: Bearer KEY` or `x-api-key: KEY`; at least 16 characters.
             Default: the environment variable PLATO_SERVE_KEY, if it is set.
         workers: Processes that answer; more than one only for agents without memory.
+        read_timeout_s: A request must have arrived whole after this time, or its connection is closed.
+        controllers: Whether a fallback controller that the agent names may be imported; see `Agent.load`.
         on_event: Called with `{"event": "serving", "url": ...}` once it answers.
 
     Raises:
@@ -57,7 +68,7 @@ def serve(
         raise missing_extra("uvicorn", "serve") from error
     key = os.environ.get(KEY_VARIABLE) or None if key is None else key
     require_key(host, key)
-    loaded = agent if isinstance(agent, Agent) else Agent.load(agent)
+    loaded = agent if isinstance(agent, Agent) else Agent.load(agent, controllers=controllers)
     if workers < 1 or (workers > 1 and loaded.has_memory):
         why = "must be at least 1" if workers < 1 else "would each have a memory of their own, and this agent has one"
         raise ProjectError(f"{workers} workers {why}.", hint="Use --workers 1.")
@@ -65,7 +76,10 @@ def serve(
     listener = _listen(host, port)
     url = _url(listener)
     told = on_event or (lambda event: None)
+    from .protocol import PatientProtocol  # here, as it needs uvicorn
+
     options: dict[str, Any] = {
+        "http": partial(PatientProtocol, read_timeout_s=read_timeout_s),
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
@@ -84,7 +98,9 @@ def serve(
 
             Started(uvicorn.Config(app, **options)).run(sockets=[listener])
         else:
-            with _environment({_AGENT_VARIABLE: str(loaded.path.resolve()), KEY_VARIABLE: key or ""}):
+            told_to_workers = {_AGENT_VARIABLE: str(loaded.path.resolve()), KEY_VARIABLE: key or ""}
+            told_to_workers[_CONTROLLERS_VARIABLE] = _as_text(loaded.controllers)
+            with _shared_folder() as folder, _environment({**told_to_workers, _METRICS_VARIABLE: folder}):
                 from uvicorn.supervisors import Multiprocess
 
                 config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=workers, **options)
@@ -112,7 +128,16 @@ def require_key(host: str, key: str | None) -> None:
 def worker_app() -> Server:
     """The application of one of several worker processes, which find their agent and key in the environment."""
     key = os.environ.get(KEY_VARIABLE) or None
-    return Server(Agent.load(os.environ[_AGENT_VARIABLE]), key=key, is_loopback=key is None)
+    folder = os.environ.get(_METRICS_VARIABLE)
+    metrics = ServerMetrics(Path(folder) if folder else None)
+    controllers = os.environ.get(_CONTROLLERS_VARIABLE, "")
+    allowed = controllers == _ANYWHERE or (Path(controllers) if controllers else False)
+    agent = Agent.load(os.environ[_AGENT_VARIABLE], controllers=allowed)
+    return Server(agent, key=key, is_loopback=key is None, metrics=metrics)
+
+
+def _as_text(controllers: bool | Path) -> str:
+    return str(controllers.resolve()) if isinstance(controllers, Path) else _ANYWHERE if controllers else ""
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -149,6 +174,14 @@ def _quiet_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _shared_folder() -> Iterator[str]:
+    """Where the workers keep their counters: in memory where there is such a place, as a container may be read-only."""
+    in_memory = "/dev/shm"
+    with TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None, prefix="plato-serve-") as folder:
+        yield folder
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from .agent import Agent, AgentSession
+from .guarded import GuardedSession
 
 DEFAULT_TTL_S = 3600.0
 DEFAULT_LIMIT = 1000
@@ -28,13 +29,13 @@ class ClientSessions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agent, self._ttl_s, self._limit, self._clock = agent, ttl_s, limit, clock
-        self._sessions: OrderedDict[str, tuple[AgentSession, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[AgentSession | GuardedSession, float]] = OrderedDict()
 
     def __len__(self) -> int:
         self._forget_unused()
         return len(self._sessions)
 
-    def get(self, client: str) -> AgentSession:
+    def get(self, client: str) -> AgentSession | GuardedSession:
         """The client's session; a fresh one when it has none (any more)."""
         self._forget_unused()
         held = self._sessions.pop(client, None)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..agents.agent import Agent
 from ..agents.folders import is_agent, run_of
+from ..agents.guarded import GuardedPolicy, guard_policy
 from ..errors import ProjectError
 from ..project import Project
 from ..run import Run, find_run
@@ -77,7 +78,10 @@ def assess(
     runs_dir: Path | str | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Assessment:
-    """Play seeded episodes with a trained policy, acting greedily.
+    """Play seeded episodes with a trained policy, acting greedily, within its guards.
+
+    An agent has the guards it was exported with; a checkpoint those of `project`, or else of its run. What they did is
+    counted under `guards` in the summary.
 
     Args:
         what: A run, its folder or its name; an agent or its folder; None takes the newest run.
@@ -102,14 +106,16 @@ def assess(
     policy: Any
     about: dict[str, Any]
     if agent is not None:
-        run, policy = run_of(agent.path), agent
+        run = run_of(agent.path)
+        agent = _with_controller(agent, project, run)
+        policy = agent if agent.guarded is None else agent.guarded.anew()
         about = {"run": None if run is None else run.name, "agent": str(agent.path), "seed": seed}
     else:
         from ..learning.policies import load_policy
 
         name = None if what is None else str(what)
         run = what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir))
-        policy = load_policy(run, checkpoint)
+        policy = guard_policy(load_policy(run, checkpoint), project or run.project)
         about = {"run": run.name, "checkpoint": str(checkpoint), "seed": seed}
     if run is not None and project is not None:
         about |= {"sim": str(project.sim), "sim_config": dict(project.sim_config)}
@@ -133,6 +139,8 @@ def assess(
     finally:
         for sim in sims:
             sim.close()
+    if isinstance(policy, GuardedPolicy):
+        about["guards"] = policy.report()
     assessment = Assessment(played, about=about)
     return assessment if run is None else _keep(run, assessment)
 
@@ -146,6 +154,16 @@ def _agent_of(what: Any) -> Agent | None:
     if isinstance(what, Agent):
         return what
     return Agent.load(what) if isinstance(what, Path | str) and is_agent(what) else None
+
+
+def _with_controller(agent: Agent, project: Project | None, run: Run | None) -> Agent:
+    """The agent, with its fallback controller where the project, whose sim is run too, names the same one."""
+    name = None if agent.guards is None else agent.guards.controller
+    owner = project or (None if run is None else run.project)
+    if name is None or agent.controllers is not False or owner is None:
+        return agent
+    is_same = owner.guard.to_data(owner.root).get("fallback") == name
+    return Agent.load(agent.path, controllers=owner.root) if is_same else agent
 
 
 def _sims(run: Run | None, project: Project | None, agent: Agent | None, num_sims: int) -> list[SupervisedSim]:

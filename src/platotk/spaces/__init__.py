@@ -6,6 +6,7 @@ numpy and gymnasium.spaces alone.
 """
 
 from platotk.spaces.adapter import ALGORITHMS, Adapter, adapt, fitting, refusal
+from platotk.spaces.columns import columns_of, from_json_batch, rows_of, to_json_batch
 from platotk.spaces.description import space_from_json, space_to_json
 from platotk.spaces.values import from_json, to_json
 
@@ -13,10 +14,14 @@ __all__ = [
     "ALGORITHMS",
     "Adapter",
     "adapt",
+    "columns_of",
     "fitting",
     "from_json",
+    "from_json_batch",
     "refusal",
+    "rows_of",
     "space_from_json",
     "space_to_json",
     "to_json",
+    "to_json_batch",
 ]

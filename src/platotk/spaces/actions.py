@@ -8,6 +8,7 @@ the sim's space.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from gymnasium import spaces
 
 from platotk.errors import SimError
 from platotk.spaces.choices import Choices, categorical
+from platotk.spaces.columns import rows_of
 from platotk.spaces.continuous import Continuous, needs_scale, resolve_scales
 from platotk.spaces.leaves import Array, Space, element, label, short, under_index, under_key
 
 MAX_JOINT = 1024  # joint actions that DQN enumerates
+MAX_PLAIN = 16  # parts of an action up to which plain numbers are decoded faster than arrays
 
 
 class Decoding:
@@ -81,6 +84,7 @@ class Decoding:
         self._nvec = np.array(self.nvec, dtype=np.int64)
         self._is_mixed = bool(self.nvec) and self.num_continuous > 0
         only = self._columns[0][0] if len(self._columns) == 1 else None
+        self._is_small = not self.is_joint and self.num_continuous + len(self.sizes) <= MAX_PLAIN
         self._scalar = only if isinstance(only, Choices) and not self.is_joint else None
 
     def decode(self, action: Any) -> Any:
@@ -89,13 +93,24 @@ class Decoding:
             simple = self._scalar.scalar(action)
             if simple is not None:
                 return simple
-        return self._assemble(*self._parts(action, 1))[0]
+        if self._is_small:
+            small = self._plain(action)
+            if small is not None:
+                parts = (column.value(small[column.kind][part]) for column, part in self._columns)
+                return _build(self.space, parts)
+        columns, _ = self.decode_columns([action])
+        return rows_of(self.space, columns, 1)[0]
 
     def decode_batch(self, actions: Any) -> list[Any]:
         """Many: arrays with a leading axis B (mixed: a dict of them), or a list of encoded actions."""
+        columns, num_rows = self.decode_columns(actions)
+        return rows_of(self.space, columns, num_rows)
+
+    def decode_columns(self, actions: Any) -> tuple[Any, int]:
+        """The same as columns (see `spaces.columns`), and how many rows they have."""
         if isinstance(actions, (list, tuple)):
             if not actions:
-                return []
+                return self._assemble(np.empty((0, self.num_continuous)), np.empty((0, len(self.sizes)), np.int64)), 0
             if isinstance(actions[0], Mapping):
                 keys = ("continuous", "discrete")
                 _require_mixed(actions[0])
@@ -107,7 +122,7 @@ class Decoding:
             batch = len(actions["discrete"])
         else:
             batch = len(actions)
-        return self._assemble(*self._parts(actions, batch)) if batch else []
+        return self._assemble(*self._parts(actions, batch)), batch
 
     def rounding_margins(self, numbers: Array) -> Array:
         """Per row of the encoded continuous numbers (B, k), how far the nearest rounding edge is."""
@@ -191,15 +206,34 @@ class Decoding:
                 )
         return SimError("The policy produced a number that is not finite.")
 
-    def _assemble(self, numbers: Array, chosen: Array) -> list[Any]:
-        columns = [
-            column.values(numbers[:, part] if isinstance(column, Continuous) else chosen[:, part])
-            for column, part in self._columns
-        ]
-        if not isinstance(self.space, (spaces.Dict, spaces.Tuple)):
-            only: list[Any] = columns[0]
-            return only
-        return [_build(self.space, iter(row)) for row in zip(*columns, strict=True)]
+    def _plain(self, action: Any) -> tuple[list[Any], list[Any]] | None:
+        """One encoded action as plain numbers and choices; None when it is not what the policy's space says."""
+        numbers: list[float] = []
+        chosen: list[int] = []
+        if self._is_mixed and (type(action) is not dict or len(action) != 2):
+            return None
+        if self.num_continuous:
+            given = action.get("continuous") if self._is_mixed else action
+            if type(given) is not np.ndarray or given.shape != (self.num_continuous,) or given.dtype.kind != "f":
+                return None
+            numbers = given.tolist()
+            if not all(map(math.isfinite, numbers)):
+                return None
+        if self.nvec:
+            given = action.get("discrete") if self._is_mixed else action
+            if isinstance(given, np.ndarray) and given.shape == (len(self.nvec),) and given.dtype.kind in "iu":
+                chosen = given.tolist()
+            elif isinstance(given, np.integer) and len(self.nvec) == 1:
+                chosen = [int(given)]
+            else:
+                return None
+            if not all(0 <= index < size for index, size in zip(chosen, self.nvec, strict=True)):
+                return None
+        return numbers, chosen
+
+    def _assemble(self, numbers: Array, chosen: Array) -> Any:
+        parts = (numbers, chosen)
+        return _build(self.space, (column.column(parts[column.kind][:, part]) for column, part in self._columns))
 
 
 def _leaves(space: Space, path: str) -> list[tuple[str, Space]]:

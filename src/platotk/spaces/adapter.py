@@ -15,7 +15,9 @@ from gymnasium import spaces
 
 from platotk.errors import ProjectError, SimError
 from platotk.spaces.actions import Decoding
+from platotk.spaces.columns import rows_of
 from platotk.spaces.description import space_from_json, space_to_json
+from platotk.spaces.frames import stacked_space
 from platotk.spaces.leaves import Array, Space, describe_space, did_you_mean, short
 from platotk.spaces.masks import Masks, mask_size
 from platotk.spaces.observations import Encoding
@@ -33,6 +35,7 @@ def adapt(
     algorithm: str | None = "PPO",
     action_scale: float | Mapping[str, float] | None = None,
     action_mask: str | None = None,
+    frame_stack: int = 1,
 ) -> Adapter:
     """Decide how a sim's spaces are learned from.
 
@@ -42,12 +45,13 @@ def adapt(
         algorithm: RLlib's name; SAC and DQN do not take every action space. Other names count as PPO.
         action_scale: How far an action without a bound reaches: one number, or one by leaf path `a.b[0]`.
         action_mask: "info", or a top-level key of the observation; None finds a key `action_mask` by itself.
+        frame_stack: How many of the last observations the network sees.
 
     Raises:
         SimError: Something here cannot be learned from; the hint is the recipe.
         ProjectError: action_scale or action_mask names what is not there.
     """
-    return Adapter(observation_space, action_space, algorithm or "PPO", action_scale, action_mask)
+    return Adapter(observation_space, action_space, algorithm or "PPO", action_scale, action_mask, frame_stack)
 
 
 def refusal(
@@ -82,10 +86,12 @@ class Adapter:
 
     Attributes:
         observation_space: The sim's own.  action_space: The sim's own.
-        encoded_observation_space: Box (n,) float32; with images or a mask a Dict of "vector", "image_0", ...
+        frame_space: What `encode` gives: Box (n,) float32; with images or a mask a Dict of "vector", "image_0", ...
             and "action_mask", of which only those exist that the sim has.
+        encoded_observation_space: What the network sees: `frame_stack` frames (see `spaces.frames`).
         encoded_action_space: Discrete, MultiDiscrete, Box (k,), or a Dict of "continuous" and "discrete".
-        numeric: Bool (n,), the entries of the vector that a normalising filter may touch.
+        frame_stack: How many of the last observations the network sees; `encode` always gives one.
+        numeric: Bool, the entries of the vector (of all frames) that a normalising filter may touch.
         mask_source: None, "info", or the key of the observation that holds the action mask.
         num_logits: Categorical logits of the encoded action space, the length of an encoded mask.
         nvec: How many values each encoded categorical choice has.
@@ -100,6 +106,7 @@ class Adapter:
         algorithm: str = "PPO",
         action_scale: float | Mapping[str, float] | None = None,
         action_mask: str | None = None,
+        frame_stack: int = 1,
     ) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
@@ -114,13 +121,18 @@ class Adapter:
         self.mask_source = self._find_mask(action_mask)
         self._mask_key = None if self.mask_source in (None, "info") else self.mask_source
         self._encoding = Encoding(observation_space, skip=self._mask_key)
-        self.numeric = self._encoding.numeric
+        self.frame_stack = int(frame_stack)
+        if self.frame_stack < 1:
+            raise ProjectError(f"frame_stack is {frame_stack}; expected at least 1.")
+        self.numeric = np.tile(self._encoding.numeric, self.frame_stack)
+        self.numeric.setflags(write=False)
         self.num_logits = self._masks.num_logits
         self.nvec = self._decoding.nvec
         self.num_continuous = self._decoding.num_continuous
         self.encoded_action_space: Space = self._decoding.encoded
         self._is_plain = self.mask_source is None and not self._encoding.images
-        self.encoded_observation_space: Space = self._encoded_observation_space()
+        self.frame_space: Space = self._frame_space()
+        self.encoded_observation_space: Space = stacked_space(self.frame_space, self.frame_stack)
 
     def encode(self, obs: Any, mask: Any = None) -> Encoded:
         """One observation as the network sees it; freshly allocated, so the sim may reuse its arrays.
@@ -144,9 +156,25 @@ class Adapter:
         given = [None] * len(observations) if masks is None else list(masks)
         if len(given) != len(observations):
             raise SimError(f"{len(given)} action masks for {len(observations)} observations.")
-        encoded = [self._masks.encode(self._mask_of(obs, one)) for obs, one in zip(observations, given, strict=True)]
-        flat = np.stack(encoded) if encoded else np.zeros((0, self.num_logits), np.float32)
+        flat = self._masks.encode_batch([self._mask_of(obs, one) for obs, one in zip(observations, given, strict=True)])
         return self._join(*self._encoding.encode_batch(observations), flat)
+
+    def encode_columns(self, columns: Any, num_rows: int, masks: Sequence[Any] | None = None) -> Encoded:
+        """Many observations as columns (see `from_json_batch`): what encode_batch gives for their rows.
+
+        Raises:
+            SimError: As encode does, for the first leaf that is wrong.
+        """
+        if self._is_plain and masks is None:
+            return self._encoding.encode_columns(columns, num_rows)[0]
+        if masks is not None and len(masks) != num_rows:
+            raise SimError(f"{len(masks)} action masks for {num_rows} observations.")
+        given = self._mask_of(columns, masks)
+        if given is None:
+            given = [None] * num_rows
+        elif masks is None:
+            given = rows_of(self._mask_space(), given, num_rows)
+        return self._join(*self._encoding.encode_columns(columns, num_rows), self._masks.encode_batch(given))
 
     def decode(self, action: Any) -> Any:
         """An action of the encoded space as one of the sim's own; the sim's space always contains it.
@@ -159,6 +187,10 @@ class Adapter:
     def decode_batch(self, actions: Any) -> list[Any]:
         """Many actions: arrays with a leading axis B, or a list of encoded actions."""
         return self._decoding.decode_batch(actions)
+
+    def decode_columns(self, actions: Any) -> tuple[Any, int]:
+        """Many actions as columns of the sim's own action space, and how many rows they have."""
+        return self._decoding.decode_columns(actions)
 
     def rounding_margins(self, numbers: Array) -> Array:
         """How decided rounded actions are, per row of encoded continuous numbers (B, k).
@@ -175,6 +207,14 @@ class Adapter:
         """
         return self._masks.encode(mask)
 
+    def encode_masks(self, masks: Sequence[Any] | Array) -> Array:
+        """Many masks at once: float32 (B, num_logits)."""
+        return self._masks.encode_batch(masks)
+
+    def allows(self, action: Any, obs: Any, mask: Any = None) -> bool:
+        """Whether the action mask, wherever it comes from, allows an action of the sim's own space."""
+        return self.mask_source is None or self._masks.allows(action, self._mask_of(obs, mask))
+
     def fits(self, algorithm: str) -> bool:
         """Whether this algorithm can learn from the same spaces."""
         own = (self.observation_space, self.action_space, algorithm)
@@ -187,6 +227,8 @@ class Adapter:
             where = "info.action_mask" if self._mask_key is None else f"observation.{self._mask_key}"
             space = "" if self._mask_key is None else f"{describe_space(self._mask_space())} "
             lines.append(f"{where}: {space}-> mask of the {self._masks.size} choices")
+        if self.frame_stack > 1:
+            lines.append(f"observation: the last {self.frame_stack} side by side, oldest first")
         return lines + self._decoding.lines
 
     def to_json(self) -> dict[str, Any]:
@@ -197,6 +239,8 @@ class Adapter:
             "algorithm": self.algorithm,
             "action_scale": self.action_scale,
             "action_mask": self.mask_source,
+            # Left out where it is 1, as in what was written before there was one.
+            **({"frame_stack": self.frame_stack} if self.frame_stack > 1 else {}),
         }
 
     @classmethod
@@ -214,6 +258,7 @@ class Adapter:
             data.get("algorithm") or "PPO",
             data.get("action_scale"),
             data.get("action_mask"),
+            data.get("frame_stack", 1),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -223,7 +268,7 @@ class Adapter:
         return hash((self.algorithm, self._encoding.size, self.nvec, self.num_continuous))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = (self.algorithm, self.action_scale, self.mask_source)
+        options = (self.algorithm, self.action_scale, self.mask_source, self.frame_stack)
         return (Adapter, (self.observation_space, self.action_space, *options))
 
     def __repr__(self) -> str:
@@ -278,7 +323,7 @@ class Adapter:
             joined["action_mask"] = mask
         return joined
 
-    def _encoded_observation_space(self) -> Space:
+    def _frame_space(self) -> Space:
         vector = spaces.Box(-np.inf, np.inf, (self._encoding.size,), np.float32)
         if self._is_plain:
             return vector

@@ -6,6 +6,7 @@ values a leaf has; given the indices that a policy chose, gives the leaf's own v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,12 @@ class Choices:
     """A leaf that is learned as categorical choices.
 
     Attributes:
+        kind: 1, the place of choices among (numbers, choices).
         nvec: The number of values of each choice.  label: The leaf as people read it.
         line: How it is learned from, for people.
     """
+
+    kind = 1
 
     def __init__(self, space: Space, path: str) -> None:
         self.space = space
@@ -77,6 +81,7 @@ class Choices:
         else:
             raise _refused(space, self.label)
         self.first: Array = first.reshape(-1).astype(np.int64)
+        self._exact_first: list[int] = first.reshape(-1).tolist()
         self.line = f"{self.label}: {describe_space(space)} -> {self._how()}"
 
     def element(self, index: int) -> str:
@@ -91,18 +96,33 @@ class Choices:
                 return self._dtype.type(int(self.space.start) + index)
         return None
 
-    def values(self, chosen: Array) -> list[Any]:
-        """The leaf's own values for choices (B, k) int64."""
+    def value(self, chosen: Sequence[int]) -> Any:
+        """The leaf's own value for one row of plain choices."""
         space = self.space
         if isinstance(space, spaces.Discrete):
-            return [self._dtype.type(int(space.start) + int(index)) for index in chosen[:, 0]]
+            return self._dtype.type(int(space.start) + chosen[0])
         if isinstance(space, spaces.Text):
+            return self._string(chosen)
+        exact = [first + index for first, index in zip(self._exact_first, chosen, strict=True)]
+        return np.array(exact, self._dtype).reshape(self.shape)
+
+    def indices(self, value: Any) -> list[int]:
+        """The choices that `value` gives this value for, where it is one of the leaf's own."""
+        if isinstance(self.space, spaces.Text):
+            codes = [self.characters.index(character) for character in value]
+            return codes + [len(self.characters)] * (len(self.nvec) - len(codes))
+        given: list[int] = np.asarray(value).reshape(-1).tolist()
+        return [int(one) - first for one, first in zip(given, self._exact_first, strict=True)]
+
+    def column(self, chosen: Array) -> Array | list[str]:
+        """The leaf's own values for choices (B, k) int64."""
+        if isinstance(self.space, spaces.Text):
             return [self._string(row) for row in chosen]
         # Modulo 2**64, so that int64 carries the largest unsigned bounds as well.
-        values = (self.first + chosen).astype(self._dtype).reshape(len(chosen), *self.shape)
-        return [np.asarray(value) for value in values]
+        values: Array = (self.first + chosen).astype(self._dtype).reshape(len(chosen), *self.shape)
+        return values
 
-    def _string(self, codes: Array) -> str:
+    def _string(self, codes: Sequence[int] | Array) -> str:
         text = ""
         for code in codes:
             if code == len(self.characters):

@@ -67,6 +67,10 @@ class Node(ABC):
         for row, value in enumerate(values):
             self.write(value, out[row], images)
 
+    def write_column(self, column: Any, out: Array, images: list[Any]) -> None:
+        """The same for a column of `spaces.columns`; a list of values unless a node knows better."""
+        self.write_batch(list(column), out, images)
+
 
 class Leaf(Node):
     """A leaf that is an array of numbers, with a slice of the vector."""
@@ -96,6 +100,12 @@ class Leaf(Node):
         else:
             self.put(rows, out, images)
 
+    def write_column(self, column: Any, out: Array, images: list[Any]) -> None:
+        rows = np.asarray(column)
+        if rows.shape != (len(out), *self.shape) or rows.dtype.kind not in "fiub":
+            raise SimError(f"{self.label}: has shape {rows.shape}, expected numbers of {(len(out), *self.shape)}.")
+        self.put(rows, out, images)
+
 
 class Numbers(Leaf):
     """A Box, flattened."""
@@ -114,6 +124,9 @@ class Numbers(Leaf):
     def write(self, value: Any, out: Array, images: list[Any]) -> None:
         if type(value) is not np.ndarray or value.shape != self.shape or value.dtype.kind not in "fiub":
             value = numbers(value, self.shape, self.label)
+        if value.dtype.char == "d":
+            with np.errstate(over="ignore"):  # what is too large for float32 is named as such afterwards
+                value = value.astype(np.float32)
         out[self.start : self.stop] = value if value.ndim == 1 else value.reshape(-1)
 
     def put(self, rows: Array, out: Array, images: list[Any]) -> None:

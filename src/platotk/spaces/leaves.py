@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from platotk.errors import SimError
 
 Array = NDArray[Any]
 Space = spaces.Space[Any]
+_NUMBER_TYPES = {int, float}
 
 
 def under_key(path: str, key: object) -> str:
@@ -127,6 +129,58 @@ def column(values: list[Any], shape: tuple[int, ...]) -> Array | None:
         return array if array.dtype == first.dtype else None
     # Plain integers that were turned into floats by their neighbours may have lost digits.
     return None if isinstance(first, int) and array.dtype.kind == "f" else array
+
+
+def plain_numbers(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
+    """JSON numbers as one array of this dtype, all at once; None when one of them needs a closer look.
+
+    Takes exactly what the strict reader of `values` takes, or less: a bool, a fraction for an integer, NaN and what the
+    dtype cannot hold all give None.
+    """
+    types = set(map(type, flat))
+    if not types <= _NUMBER_TYPES:
+        return None
+    if not flat:
+        return np.zeros(0, dtype)
+    try:
+        if dtype.kind == "f":
+            wide = np.array(flat, np.float64)
+            limit = _largest(dtype)
+            return wide.astype(dtype) if -limit <= wide.min() and wide.max() <= limit else None
+        if float in types:
+            wide = np.array(flat, np.float64)
+            if not (np.abs(wide) < 2.0**53).all() or (np.rint(wide) != wide).any():
+                return None
+            whole = wide.astype(np.int64)
+        else:
+            whole = np.array(flat, np.int64)
+    except OverflowError:
+        return None
+    info = np.iinfo(dtype)
+    return whole.astype(dtype) if info.min <= int(whole.min()) and int(whole.max()) <= info.max else None
+
+
+def plain_bits(flat: list[Any], dtype: np.dtype[Any]) -> Array | None:
+    """The same for zeros and ones, where true and false are taken as well."""
+    if not set(map(type, flat)) <= {bool, int, float}:
+        return None
+    try:
+        wide = np.array(flat, np.float64)
+    except OverflowError:
+        return None
+    return wide.astype(dtype) if ((wide == 0) | (wide == 1)).all() else None
+
+
+def bounds_of(space: spaces.Box | spaces.MultiDiscrete) -> tuple[Array, Array]:
+    """The lowest and the highest value of each element."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    return space.start, space.start + (space.nvec - 1)
+
+
+@cache
+def _largest(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).max)
 
 
 def dtype_of(space: Space) -> np.dtype[Any]:

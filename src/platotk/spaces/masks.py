@@ -6,7 +6,7 @@ Given a flat array over all logits, or arrays nested in the shape of the action 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,34 @@ class Masks:
             return flat
         joint: Array = flat[self._joint].min(axis=1)
         return joint
+
+    def encode_batch(self, masks: Sequence[Any] | Array) -> Array:
+        """Many masks, or one array (B, size) of them, as float32 (B, num_logits)."""
+        array = _table(masks, self.size)
+        if array is not None and self.size:
+            flat = array.astype(np.float32)
+            is_sound = ((array == 0) | (array == 1)).all() and np.maximum.reduceat(flat, self._starts, axis=1).all()
+            if is_sound:
+                return flat if self._joint is None else flat[:, self._joint].min(axis=2)
+        encoded = [self.encode(mask) for mask in masks]
+        return np.stack(encoded) if encoded else np.zeros((0, self.num_logits), np.float32)
+
+    def allows(self, action: Any, mask: Any) -> bool:
+        """Whether the mask allows an action of the sim's own space; None allows everything."""
+        if mask is None or not self.size:
+            return True
+        chosen = self._chosen(action, self._space, "")
+        return bool(self._flat(mask)[self._starts + np.array(chosen, np.int64)].all())
+
+    def _chosen(self, action: Any, space: Space, path: str) -> list[int]:
+        if isinstance(space, spaces.Dict):
+            parts = [self._chosen(action[key], child, under_key(path, key)) for key, child in space.spaces.items()]
+        elif isinstance(space, spaces.Tuple):
+            pairs = enumerate(zip(space.spaces, action, strict=True))
+            parts = [self._chosen(part, child, under_index(path, i)) for i, (child, part) in pairs]
+        else:
+            return self._leaves[path].indices(action) if path in self._leaves else []
+        return [index for part in parts for index in part]
 
     def _flat(self, mask: Any) -> Array:
         if isinstance(mask, (np.ndarray, list)) and not _is_ragged(mask):
@@ -154,6 +182,17 @@ def _zero_one(array: Array, where: str) -> Array:
     if not is_mask.all():
         raise SimError(f"{where}: {array[~is_mask][0]} is neither 0 (forbidden) nor 1 (allowed).")
     return array.astype(np.float32)
+
+
+def _table(masks: Sequence[Any] | Array, size: int) -> Array | None:
+    """Flat masks as one array (B, size); None when they are of any other form."""
+    if not len(masks) or not isinstance(masks[0], (np.ndarray, list)):
+        return None
+    try:
+        array = np.asarray(masks)
+    except (ValueError, OverflowError):
+        return None
+    return array if array.shape == (len(masks), size) and array.dtype.kind in "fiub" else None
 
 
 def _is_ragged(mask: Any) -> bool:

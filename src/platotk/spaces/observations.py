@@ -8,6 +8,7 @@ bounds are let through: only what cannot be learned from (a missing key, another
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,16 @@ class Encoding:
             raise
         return vectors, images
 
+    def encode_columns(self, columns: Any, num_rows: int) -> tuple[Array, list[Array]]:
+        """The same for columns, which hold one array for each leaf."""
+        vectors = np.zeros((num_rows, self.size), dtype=np.float32)
+        images: list[Any] = [None] * len(self.images)
+        with np.errstate(over="ignore"):
+            self._root.write_column(columns, vectors, images)
+        if not np.isfinite(vectors).all():
+            self._require_finite(vectors[int(np.argmin(np.isfinite(vectors).all(axis=1)))])
+        return vectors, images
+
     def _require_finite(self, vector: Array) -> None:
         is_finite = np.isfinite(vector)
         if is_finite.all():
@@ -134,10 +145,20 @@ class _Dict(Node):
             child.write(value[key], out, images)
 
     def write_batch(self, values: list[Any], out: Array, images: list[Any]) -> None:
-        for value in values:
-            self._require_keys(value)
+        if set(map(type, values)) != {dict} or set(map(len, values)) != {len(self.keys)}:
+            for value in values:
+                self._require_keys(value)
         for key, child in self.children:
-            child.write_batch([value[key] for value in values], out, images)
+            try:
+                picked = list(map(itemgetter(key), values))
+            except KeyError:
+                raise SimError(f"{under_key(self.label, key)}: missing.") from None
+            child.write_batch(picked, out, images)
+
+    def write_column(self, column: Any, out: Array, images: list[Any]) -> None:
+        self._require_keys(column)
+        for key, child in self.children:
+            child.write_column(column[key], out, images)
 
     def _require_keys(self, value: Any) -> None:
         if not isinstance(value, Mapping):
@@ -167,10 +188,16 @@ class _Tuple(Node):
             child.write(part, out, images)
 
     def write_batch(self, values: list[Any], out: Array, images: list[Any]) -> None:
-        for value in values:
-            self._require_length(value)
+        if set(map(type, values)) != {tuple} or set(map(len, values)) != {len(self.children)}:
+            for value in values:
+                self._require_length(value)
         for index, child in enumerate(self.children):
             child.write_batch([value[index] for value in values], out, images)
+
+    def write_column(self, column: Any, out: Array, images: list[Any]) -> None:
+        self._require_length(column)
+        for child, part in zip(self.children, column, strict=True):
+            child.write_column(part, out, images)
 
     def _require_length(self, value: Any) -> None:
         expected = len(self.children)

@@ -17,12 +17,15 @@ from platotk.errors import SimError
 from platotk.spaces.leaves import (
     Array,
     Space,
+    bounds_of,
     describe_space,
     did_you_mean,
     dtype_of,
     element,
     label,
     numbers,
+    plain_bits,
+    plain_numbers,
     short,
     under_index,
     under_key,
@@ -64,6 +67,8 @@ def from_json(space: Space, data: Any, *, check_bounds: bool = True, name: str =
 
 def _write(space: Space, value: Any, path: str, name: str) -> Any:
     leaf = label(name, path)
+    if type(space) is spaces.Box:
+        return _write_array(space, value, leaf)
     if isinstance(space, spaces.Dict):
         if not isinstance(value, Mapping):
             raise SimError(f"{leaf}: expected a dict, got {short(value)}.")
@@ -106,6 +111,8 @@ def _write_array(space: spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary, 
 
 def _read(space: Space, data: Any, path: str, name: str, check_bounds: bool) -> Any:
     leaf = label(name, path)
+    if type(space) is spaces.Box and type(data) in (list, float, int):  # by far the most frequent
+        return _read_array(space, data, leaf, check_bounds)
     if isinstance(data, (np.ndarray, np.generic)):
         data = data.tolist()
     if isinstance(space, spaces.Dict):
@@ -180,19 +187,22 @@ def _read_array(
     dtype = dtype_of(space)
     flat = _flatten(data, shape, leaf)
     if isinstance(space, spaces.MultiBinary) or dtype.kind == "b":
+        bits = plain_bits(flat, dtype)
+        if bits is not None:
+            return bits.reshape(shape)
         for at, item in enumerate(flat):
             if not isinstance(item, (bool, int, float)) or item not in (0, 1):
                 raise SimError(f"{element(leaf, shape, at)}: {short(item)} is neither 0 nor 1.")
         return np.array(flat, dtype=bool).astype(dtype).reshape(shape)
-    read = _finite if dtype.kind == "f" else _whole
-    if not (set(map(type, flat)) <= {int}) or dtype.kind == "f":
-        flat = [read(item, leaf, shape, at) for at, item in enumerate(flat)]
-    array = _cast(flat, dtype, leaf).reshape(shape)
+    at_once = plain_numbers(flat, dtype)
+    if at_once is None:
+        read = _finite if dtype.kind == "f" else _whole
+        if not (set(map(type, flat)) <= {int}) or dtype.kind == "f":
+            flat = [read(item, leaf, shape, at) for at, item in enumerate(flat)]
+        at_once = _cast(flat, dtype, leaf)
+    array = at_once.reshape(shape)
     if check_bounds:
-        if isinstance(space, spaces.Box):
-            low, high = space.low, space.high
-        else:
-            low, high = space.start, space.start + (space.nvec - 1)
+        low, high = bounds_of(space)
         is_out = (array < low) | (array > high)
         if is_out.any():
             at = int(np.flatnonzero(is_out)[0])

@@ -11,6 +11,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from ...project_guard import places_of
 from ..loading import SimSpec, sim_spec
 from .findings import Finding, finding, ordered
 from .fitting import check_resources
@@ -69,6 +70,7 @@ def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: 
         num_steps=probe_steps or min(5000, max(NUM_STEPS, 2 * (limit or 0))),
         budget_s=time_limit_s * 0.8,
         phases=PHASES,
+        guard=(project.guard.to_data(project.root), places_of(project)),
     )
 
 

@@ -14,9 +14,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
+from ...agents.guards import Guards
 from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import adapt, fitting
 from ..importing import HIDING, module_names
+from ..loading import load_attribute
 from .places import Places
 from .trial import Trial, takes_argument
 
@@ -115,8 +117,24 @@ def api(trial: Trial) -> None:
     if all(spaces_there):
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
+        _check_guard(trial)
     if missing or not all(spaces_there):
         raise Stop
+
+
+def _check_guard(trial: Trial) -> None:
+    """Whether the guards fit the spaces, and their controller is there."""
+    (data, places), root = trial.request.guard, trial.request.spec.root
+    if not data or trial.adapter is None:
+        return
+    try:
+        guards = Guards(data, trial.adapter, where=lambda key: places.get(key, places[""]))
+        if guards.controller is not None and not callable(load_attribute(guards.controller, root or Path())):
+            raise SimError(f"{places.get('guard.fallback', '')}: {guards.controller} is no function")
+    except PlatoError as error:
+        placed = re.match(r"(\S+:\d+): (.*)", error.message, re.DOTALL)
+        where, message = (placed[1], placed[2]) if placed else (places.get("guard.fallback"), error.message)
+        trial.found("project-setting", message, where=where, cure=error.hint)
 
 
 def adopt_mask(trial: Trial, info: Any) -> None:

@@ -13,7 +13,7 @@ import mmap
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class Request:
         spec: How to make the sim.
         algorithm: RLlib's name of the algorithm that will learn.
         action_scale, action_mask, max_episode_steps: As in the project.
+        guard: The project's guards as plain data, and where each of their keys stands.
         is_limit_given: Whether the project itself sets max_episode_steps.
         num_steps: Random steps to play.
         budget_s: Seconds all checks may take together; slow sims are tried for fewer steps.
@@ -57,6 +58,7 @@ class Request:
     budget_s: float
     phases: tuple[str, ...]
     last_step: int | None = None
+    guard: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,329 @@
+"""Guards: what an agent may never do, and what it does when it cannot see.
+
+Given the section `guard` of a project as plain data, and the sim's spaces, `Guards` checks every leaf and limit; then
+it decides, step by step, what is really sent: `look` judges an observation before the policy sees it, `settle` turns
+what the policy chose into what may be. Numpy and the spaces alone; `guarded` puts it around a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import AgentError, ProjectError, SimError
+from ..spaces import Adapter, from_json
+from .guard_inputs import Inputs
+from .guard_leaves import Leaf, Leaves
+from .guard_rules import Rule
+
+Did = tuple[str, str]
+"""What a guard did: its name and the leaf; ("slew", "valve")."""
+Controller = Callable[[Any], Any]
+
+
+@dataclass
+class Memory:
+    """What guards remember of one episode: the last action sent, when it was observed, and inputs held in a row."""
+
+    action: Any = None
+    observed_at: float | None = None
+    num_holds: int = 0
+
+
+@dataclass
+class Look:
+    """What was made of an observation: the one to act on, or else `hold` or `fallback`, and why."""
+
+    observation: Any
+    outcome: str | None = None
+    did: list[Did] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """The range and the speed of one leaf of the action."""
+
+    leaf: Leaf
+    low: float = -np.inf
+    high: float = np.inf
+    per_step: float = np.inf
+    per_second: float = np.inf
+
+
+class Guards:
+    """The guards of one agent, checked against its spaces.
+
+    Args:
+        data: As `Guard.to_data` gives it, or a manifest holds it.
+        adapter: For the spaces and the action mask.
+        where: Names the place of a key for messages; gets `guard.clamp.valve`.
+
+    Raises:
+        ProjectError: A leaf that does not exist, a limit outside its space, a fallback that is no action.
+    """
+
+    def __init__(self, data: Mapping[str, Any], adapter: Adapter, *, where: Callable[[str], str] = str) -> None:
+        self.data = dict(data)
+        self._adapter = adapter
+        self._where = where
+        leaves = Leaves(adapter.observation_space, adapter.action_space)
+        self.inputs = Inputs(adapter.observation_space, leaves, data)
+        self._clamps = [self._clamp(name, one, leaves) for name, one in data.get("clamp", {}).items()]
+        self._slews = [self._slew(name, one, leaves) for name, one in data.get("slew", {}).items()]
+        self._rules = [
+            Rule(one, index, leaves, adapter.action_space, where) for index, one in enumerate(data.get("forbid", []))
+        ]
+        self._require_within_clamps()
+        self._step_s = float(data.get("step_s", 0.0))
+        self._max_holds = data.get("max_holds")
+        self.controller = data["fallback"] if isinstance(data.get("fallback"), str) else None
+        self._fallback = self._literal(data.get("fallback"))
+        self._require_fallback_for_masks(leaves)
+        holds = "hold" in self.inputs.outcomes or any(rule.then == "hold" for rule in self._rules)
+        self.has_memory = holds or bool(self._slews)
+        self.needs_clock = any(np.isfinite(one.per_second) for one in self._slews)
+
+    def look(self, observation: Any, observed_at: float | None, now: float) -> Look:
+        """Judge an observation.
+
+        Args:
+            observation: In the sim's own space, as far as it goes.
+            observed_at: Seconds since 1970, or None.
+            now: Likewise.
+        """
+        return Look(*self.inputs.judge(observation, observed_at, now))
+
+    def settle(
+        self,
+        memory: Memory,
+        look: Look,
+        action: Any,
+        *,
+        observed_at: float | None = None,
+        mask: Any = None,
+        controller: Controller | None = None,
+    ) -> tuple[Any, list[Did]]:
+        """What is sent, and what the guards did; the memory is brought up to date.
+
+        Args:
+            memory: Of the episode.
+            look: What `look` made of the observation.
+            action: The policy's, where it was asked.
+            observed_at: Seconds since 1970, or None.
+            mask: Action mask, where it comes from `info`.
+            controller: The fallback, where that is one.
+
+        Raises:
+            AgentError: The fallback controller failed, and there is no last action to hold.
+        """
+        did, outcome, sent = list(look.did), look.outcome, action
+        memory.num_holds = memory.num_holds + 1 if outcome == "hold" else 0
+        if outcome == "hold":
+            if self._max_holds is not None and memory.num_holds > self._max_holds:
+                outcome = "fallback"
+                did.append(("max_holds", "observation"))
+            sent = memory.action
+        elif outcome is None:
+            sent = self._limited(action, memory, observed_at, did)
+        if outcome != "fallback":
+            outcome, sent = self._ruled(outcome, sent, look.observation, memory, did)
+        if outcome != "fallback" and did and not self._is_allowed(sent, look.observation, mask):
+            outcome = "fallback"
+            did.append(("mask", "action"))
+        if outcome == "hold":
+            did.append(("hold", "action"))
+        if outcome == "fallback":
+            sent = self._last_resort(look.observation, memory, controller, did)
+        memory.action = sent
+        memory.observed_at = observed_at
+        return sent, did
+
+    def _limited(self, action: Any, memory: Memory, observed_at: float | None, did: list[Did]) -> Any:
+        """The policy's action within range and speed."""
+        for limit in self._clamps:
+            action = _clipped(action, limit.leaf, limit.low, limit.high, "clamp", did)
+        if memory.action is None:
+            return action
+        elapsed_s = self._step_s
+        if observed_at is not None and memory.observed_at is not None:
+            elapsed_s = max(0.0, observed_at - memory.observed_at)
+        for limit in self._slews:
+            before = np.asarray(limit.leaf.read(memory.action), np.float64)
+            reach = min(limit.per_step, limit.per_second * elapsed_s if np.isfinite(limit.per_second) else np.inf)
+            action = _clipped(action, limit.leaf, before - reach, before + reach, "slew", did)
+        return action
+
+    def _ruled(
+        self, outcome: str | None, action: Any, observation: Any, memory: Memory, did: list[Did]
+    ) -> tuple[str | None, Any]:
+        """What the rules leave of an action: tried in order until none of them changes it any more."""
+        if action is None:  # held, and nothing was ever sent
+            return "fallback", None
+        for _ in range(len(self._rules) + 1):
+            is_changed = False
+            for rule in self._rules:
+                if not rule.holds(action, observation):
+                    continue
+                if rule.then == "fallback":
+                    did.append(("forbid", rule.name))
+                    return "fallback", None
+                if rule.then == "hold":
+                    if outcome == "hold":  # it is the last action that may not be
+                        if rule.has_action:
+                            did.append(("forbid", rule.name))
+                            return "fallback", None
+                        continue
+                    did.append(("forbid", rule.name))
+                    if memory.action is None:
+                        return "fallback", None
+                    outcome, action, is_changed = "hold", memory.action, True
+                    continue
+                replacement = rule.replace(action)
+                if not rule.is_same(action, replacement):
+                    did.append(("forbid", rule.name))
+                    outcome = None if outcome == "hold" else outcome
+                    action, is_changed = replacement, True
+            if not is_changed:
+                return outcome, action
+        # Rules that undo each other: nothing satisfies them all.
+        return ("fallback" if self._has_fallback else outcome), action
+
+    def _last_resort(self, observation: Any, memory: Memory, controller: Controller | None, did: list[Did]) -> Any:
+        did.append(("fallback", "action"))
+        if self.controller is None:
+            return self._fallback
+        reason: Exception | None = None
+        try:
+            action = None if controller is None else self._as_action(controller(observation))
+        except Exception as error:  # the user's own code; whatever it does, the plant needs an action
+            action, reason = None, error
+        if action is not None:
+            for limit in self._clamps:
+                action = _clipped(action, limit.leaf, limit.low, limit.high, "clamp", did)
+            return action
+        did.append(("controller_failed", "action"))
+        if memory.action is None:
+            raise AgentError(
+                f"the fallback controller {self.controller} gave no action: {reason!r}",
+                hint="It must return an action of the sim's own space, for whatever observation it is given.",
+            ) from reason
+        return memory.action
+
+    def _as_action(self, value: Any) -> Any:
+        """An action from a controller: arrays or plain numbers, as strictly read as JSON."""
+        return from_json(self._adapter.action_space, value, name="action")
+
+    def _is_allowed(self, action: Any, observation: Any, mask: Any) -> bool:
+        try:
+            return self._adapter.allows(action, observation, mask)
+        except (SimError, KeyError, TypeError, ValueError):
+            return True  # there is no mask to be read: the input was missing
+
+    @property
+    def _has_fallback(self) -> bool:
+        return self.controller is not None or self._fallback is not None
+
+    def _clamp(self, name: str, given: Mapping[str, Any], leaves: Leaves) -> _Limit:
+        key = f"guard.clamp.{name}"
+        leaf = self._ordered(name, key, leaves)
+        low, high = leaf.bounds()
+        for side, bound in given.items():
+            is_outside = (bound < low).any() if side == "low" else (bound > high).any()
+            is_beyond = (bound > high).any() if side == "low" else (bound < low).any()
+            if is_outside or is_beyond:
+                raise ProjectError(
+                    f"{self._where(key)}: {side} is {bound:g}, outside {leaf.name}'s own range of "
+                    f"{low.min():g} to {high.max():g}.",
+                    hint="A clamp is narrower than the space.",
+                )
+        low_, high_ = float(given.get("low", -np.inf)), float(given.get("high", np.inf))
+        if leaf.is_integer:
+            low_, high_ = np.ceil(low_), np.floor(high_)
+            if low_ > high_:
+                raise ProjectError(f"{self._where(key)}: no whole number lies between low and high.")
+        return _Limit(leaf, low_, high_)
+
+    def _slew(self, name: str, given: Mapping[str, Any], leaves: Leaves) -> _Limit:
+        key = f"guard.slew.{name}"
+        leaf = self._ordered(name, key, leaves)
+        per_step, per_second = given.get("per_step", np.inf), given.get("per_second", np.inf)
+        if leaf.is_integer:
+            if np.isfinite(per_second) or per_step < 1:
+                raise ProjectError(
+                    f"{self._where(key)}: {leaf.name} is a whole number and moves by 1 at least.",
+                    hint=f"Say slew: {{{name}: {{per_step: 1}}}}",
+                )
+            per_step = np.floor(per_step)
+        return _Limit(leaf, per_step=float(per_step), per_second=float(per_second))
+
+    def _ordered(self, name: str, key: str, leaves: Leaves) -> Leaf:
+        leaf = leaves.find(name, self._where(key), sides=("action",))
+        if not leaf.is_ordered:
+            raise ProjectError(
+                f"{self._where(key)}: the values of {leaf.name} have no order.",
+                hint="Use forbid for it: when: {...}, then: hold, fallback, or another value.",
+            )
+        return leaf
+
+    def _literal(self, fallback: Any) -> Any:
+        """The fallback action, checked: of the space, within the clamps, and breaking no rule by itself."""
+        if fallback is None or isinstance(fallback, str):
+            return None
+        where = self._where("guard.fallback")
+        try:
+            action = from_json(self._adapter.action_space, fallback, name="fallback")
+        except SimError as error:
+            raise ProjectError(f"{where}: {error.message}", hint=error.hint) from None
+        for limit in self._clamps:
+            did: list[Did] = []
+            _clipped(action, limit.leaf, limit.low, limit.high, "clamp", did)
+            if did:
+                raise ProjectError(f"{where}: {limit.leaf.name} lies outside its clamp.")
+        for rule in self._rules:
+            if not rule.has_observation and rule.holds(action, None):
+                raise ProjectError(f"{where}: the fallback is itself what {rule.name} forbids.")
+        return action
+
+    def _require_within_clamps(self) -> None:
+        """What rules write is sent, so it lies within the clamps too."""
+        for index, rule in enumerate(self._rules):
+            for leaf, value in rule.values:
+                for limit in self._clamps:
+                    one, other = leaf.index, limit.leaf.index
+                    if limit.leaf.path != leaf.path or not (one is None or other is None or one == other):
+                        continue
+                    given = np.asarray(value)
+                    if one is None and other is not None:
+                        given = given[other]
+                    if (given < limit.low).any() or (given > limit.high).any():
+                        where = self._where(f"guard.forbid.{index}.then")
+                        raise ProjectError(f"{where}: what {rule.name} writes to {leaf.name} lies outside its clamp.")
+
+    def _require_fallback_for_masks(self, leaves: Leaves) -> None:
+        if self._adapter.mask_source is None or self._has_fallback:
+            return
+        numbers = {leaf.path for leaf in leaves.of("action") if not leaf.is_integer}
+        changing = [one.leaf for one in (*self._clamps, *self._slews)]
+        changing += [leaf for rule in self._rules for leaf in rule.written]
+        choices = sorted({leaf.name for leaf in changing if leaf.path not in numbers})
+        if choices:
+            raise ProjectError(
+                f"{self._where('guard')}: what is done to {choices[0]} may not be allowed by the action mask, "
+                "and there is no fallback for that.",
+                hint="Add guard.fallback, an action that is always safe.",
+            )
+
+
+def _clipped(action: Any, leaf: Leaf, low: Any, high: Any, guard: str, did: list[Did]) -> Any:
+    value = np.asarray(leaf.read(action), np.float64)
+    within = np.clip(value, low, high)
+    if (within == value).all():
+        return action
+    changed = leaf.written(action, within)
+    if (np.asarray(leaf.read(changed)) == np.asarray(leaf.read(action))).all():
+        return action  # closer than the leaf's own dtype can tell
+    did.append((guard, leaf.name))
+    return changed

@@ -1,0 +1,315 @@
+"""An agent with guards: they travel with it, stand around everything that acts, and are counted by the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from tests.agents.served import ask, served, write_agent
+
+from platotk.agents.agent import Agent
+from platotk.agents.application import Server
+from platotk.agents.controllers import load_controller
+from platotk.agents.manifest import write_manifest
+from platotk.agents.policy import Policy
+from platotk.agents.server import serve
+from platotk.errors import AgentError, ProjectError, SimError
+
+TANK = spaces.Dict(
+    {"level": spaces.Box(0.0, 10.0, (1,), np.float32), 'odd "key"': spaces.Box(0.0, 10.0, (1,), np.float32)}
+)
+CONTROLLER = "def safe(observation):\n    return 7.0\n\n\ndef broken(observation):\n    raise OSError('no')\n"
+
+
+def seen(level: float, other: float = 0.0) -> dict[str, Any]:
+    return {"level": [level], 'odd "key"': [other]}
+
+
+def guarded(folder: Path, *, has_memory: bool = False, **guard: Any) -> Path:
+    """An agent that sends the sum of what it sees, within these guards."""
+    write_agent(folder, TANK, has_memory=has_memory)
+    content = json.loads((folder / "manifest.json").read_text())
+    for key in ("schema", "kind", "files", "manifest_sha256"):
+        del content[key]
+    (folder / "openapi.json").unlink()
+    write_manifest(folder, {**content, "guard": guard})
+    return folder
+
+
+# Memoryless
+
+
+def test_every_way_to_act_is_guarded(tmp_path: Path) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}}))
+    assert isinstance(agent, Policy)
+    assert not agent.has_memory
+    assert agent.act(seen(9)) == [5.0]
+    assert [a.tolist() for a in agent.act_batch([seen(9), seen(4)])] == [[5.0], [4.0]]
+    columns = {"level": np.array([[9.0], [4.0]], np.float32), 'odd "key"': np.zeros((2, 1), np.float32)}
+    assert agent.act_columns(columns, 2).tolist() == [[5.0], [4.0]]
+    session = agent.session()
+    assert session.act(seen(9)) == [5.0]
+    assert session.guarded == [{"guard": "clamp", "leaf": "action"}]
+    assert agent.sessions(2).act({0: seen(9), 1: seen(4)})[0] == [5.0]
+    assert agent.unguarded.act(seen(9)) == [9.0]
+
+
+def test_old_readers_refuse_an_agent_whose_guards_they_would_not_see(tmp_path: Path) -> None:
+    assert (
+        json.loads((guarded(tmp_path / "a", clamp={"action": {"high": 5}}) / "manifest.json").read_text())["schema"]
+        == 2
+    )
+    assert json.loads((write_agent(tmp_path / "b", TANK) / "manifest.json").read_text())["schema"] == 1
+
+
+def test_guards_that_do_not_fit_the_agent_are_refused(tmp_path: Path) -> None:
+    for number, guard in enumerate(({"clamp": {"valve": {"high": 5}}}, {"clamp": 3}, {"forbid": [{"then": {}}]})):
+        with pytest.raises(AgentError, match="incomplete manifest"):
+            Agent.load(guarded(tmp_path / str(number), **guard))
+
+
+def test_without_guards_the_same_calls_work(tmp_path: Path) -> None:
+    agent = Agent.load(write_agent(tmp_path / "agent", TANK))
+    session = agent.session()
+    assert session.act(seen(3), observed_at=1.0) == [3.0]
+    assert agent.act(seen(3), observed_at=1.0) == [3.0]
+    assert list(session.guarded) == []
+
+
+# With memory
+
+
+def test_slew_gives_an_agent_a_memory(tmp_path: Path) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_step": 1}}))
+    assert agent.has_memory
+    for call in (lambda: agent.act(seen(1)), lambda: agent.act_batch([seen(1)])):
+        with pytest.raises(AgentError, match="this agent has memory") as raised:
+            call()
+        assert "agent.session()" in str(raised.value)
+    session = agent.session()
+    assert [float(session.act(seen(level))[0]) for level in (0, 5, 5)] == [0, 1, 2]
+    session.reset()
+    assert session.act(seen(5)) == [5.0]
+
+
+def test_rows_remember_each_for_itself(tmp_path: Path) -> None:
+    sessions = Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_step": 1}})).sessions(2)
+    sessions.act({0: seen(0), 1: seen(9)})
+    assert {row: float(a[0]) for row, a in sessions.act({0: seen(9), 1: seen(9)}).items()} == {0: 1.0, 1: 9.0}
+    sessions.reset(0)
+    assert float(sessions.act({0: seen(9)})[0][0]) == 9.0
+
+
+def test_the_policys_own_memory_does_not_see_what_was_held(tmp_path: Path) -> None:
+    session = Agent.load(guarded(tmp_path / "agent", has_memory=True, on_missing="hold", fallback=0.0)).session()
+    assert [float(session.act(obs)[0]) for obs in (seen(1), seen(2), {"level": None}, seen(3))] == [1, 3, 3, 6]
+
+
+def test_a_refused_observation_leaves_guards_as_they_were(tmp_path: Path) -> None:
+    session = Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_step": 1}})).session()
+    session.act(seen(0))
+    with pytest.raises(SimError, match=r"observation\.level"):
+        session.act({"level": ["much"], 'odd "key"': [0]})
+    assert session.act(seen(5)) == [1.0]
+
+
+def test_counts_are_kept_over_all_sessions(tmp_path: Path) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}}, on_missing="fallback", fallback=1.0))
+    for obs in (seen(9), seen(1), {}):
+        agent.act(obs)
+    assert agent.guarded.report() == {
+        "actions": 3,
+        "guarded": 2,
+        "did": [
+            {"guard": "clamp", "leaf": "action", "count": 1},
+            {"guard": "fallback", "leaf": "action", "count": 1},
+            {"guard": "missing", "leaf": "level", "count": 1},
+            {"guard": "missing", "leaf": 'odd "key"', "count": 1},
+        ],
+    }
+
+
+# Fallback controllers: code that is named in data
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a controller of its own, which is not on Python's path."""
+    (tmp_path / "plant").mkdir()
+    (tmp_path / "plant" / "plant_code.py").write_text(CONTROLLER + f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path / "plant"
+    sys.modules.pop("plant_code", None)
+
+
+def with_controller(folder: Path, name: str = "plant_code:safe") -> Path:
+    return guarded(folder, on_missing="fallback", fallback=name)
+
+
+def test_a_controller_is_not_imported_unasked(tmp_path: Path, plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(plant))
+    agent = Agent.load(with_controller(tmp_path / "agent"))
+    agent.unguarded.act(seen(1))
+    for call in (agent.session, lambda: agent.act(seen(1)), lambda: agent.act_batch([seen(1)]), lambda: Server(agent)):
+        with pytest.raises(AgentError, match="code of an agent is not run unasked") as raised:
+            call()
+        assert "controllers=True" in str(raised.value)
+    with pytest.raises(AgentError, match="not run unasked"):
+        serve(agent.path, port=0)
+    assert not (tmp_path / "ran").exists()
+    assert "plant_code" not in sys.modules
+
+
+def test_with_leave_it_is_imported_from_pythons_path_or_a_folder(tmp_path: Path, plant: Path) -> None:
+    folder = with_controller(tmp_path / "agent")
+    with pytest.raises(AgentError, match="cannot be imported"):
+        Agent.load(folder, controllers=True).session()
+    session = Agent.load(folder, controllers=plant).session()
+    assert session.act({}) == [7.0]
+    assert session.guarded[-1] == {"guard": "fallback", "leaf": "action"}
+
+
+def test_code_in_the_agents_own_folder_is_not_run_even_with_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_controller(tmp_path / "agent", "evil_code:safe")
+    (folder / "evil_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    for leave in (True, folder):
+        with pytest.raises(AgentError, match="lies in the agent's own folder"):
+            Agent.load(folder, controllers=leave).session()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(AgentError, match="lies in the agent's own folder"):
+        Agent.load(folder, controllers=tmp_path / "link").session()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", ["", *sys.path[1:]])
+    with pytest.raises(AgentError, match="lies in the agent's own folder"):
+        Agent.load(folder, controllers=True).session()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["os.system", "os:system('touch ran')", "../up:f", "a b:c", ":f", "m:", "m:f()"])
+def test_a_controller_that_is_not_a_name_is_refused(tmp_path: Path, name: str) -> None:
+    agent = Agent.load(with_controller(tmp_path / "agent", name), controllers=True)
+    with pytest.raises(AgentError, match="is not module:function"):
+        agent.session()
+
+
+@pytest.mark.parametrize(("name", "said"), [("plant_code:unsafe", "cannot be imported"), ("math:pi", "not a function")])
+def test_a_controller_that_is_not_there_is_said(tmp_path: Path, plant: Path, name: str, said: str) -> None:
+    with pytest.raises(AgentError, match=said):
+        load_controller(name, allowed=plant, folder=tmp_path / "agent")
+
+
+# The server
+
+
+def call(app: Server, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and answer, without a socket."""
+    sent: list[dict[str, Any]] = []
+    data = b"" if body is None else json.dumps(body).encode()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": data}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "method": "POST" if data else "GET", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    text = sent[1]["body"].decode()
+    return sent[0]["status"], text if path == "/metrics" else json.loads(text)
+
+
+def test_the_answer_says_what_the_guards_did(tmp_path: Path) -> None:
+    app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
+    did = [{"guard": "clamp", "leaf": "action"}]
+    assert call(app, "/act", {"observation": seen(9)}) == (200, {"action": [5.0], "guarded": did})
+    assert call(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
+    assert call(app, "/act", {"observations": [seen(4), seen(9)]}) == (
+        200,
+        {"actions": [[4.0], [5.0]], "guarded": [[], did]},
+    )
+    assert call(app, "/v1/prediction", seen(9)) == (200, [5.0])
+    assert 'plato_guard_actions_total{guard="clamp",leaf="action"} 3' in call(app, "/metrics")[1]
+
+
+def test_a_stale_observation_is_held(tmp_path: Path) -> None:
+    app = Server(Agent.load(guarded(tmp_path / "agent", stale_s=30, on_stale="hold", fallback=1.0)))
+    now = time.time()
+    assert call(app, "/act", {"observation": seen(9), "observed_at": now}) == (200, {"action": [9.0]})
+    status, answer = call(app, "/act", {"observation": seen(4), "observed_at": now - 60})
+    assert (status, answer["action"]) == (200, [9.0])
+    assert [one["guard"] for one in answer["guarded"]] == ["stale", "hold"]
+    assert call(app, "/act", {"observation": seen(4), "observed_at": now - 60, "client": "other"})[1]["action"] == [1.0]
+    assert call(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
+
+
+def test_what_a_guard_deals_with_is_no_422(tmp_path: Path) -> None:
+    guard = {"on_missing": "fallback", "on_out_of_range": "clip", "fallback": 1.0}
+    app = Server(Agent.load(guarded(tmp_path / "agent", **guard)))
+    assert call(app, "/act", {"observation": {"level": [1]}})[1]["guarded"][0] == {
+        "guard": "missing",
+        "leaf": 'odd "key"',
+    }
+    assert call(app, "/act", {"observation": seen(None)})[1]["action"] == [1.0]
+    assert call(app, "/act", {"observation": None})[1]["action"] == [1.0]
+    assert call(app, "/act", {"observation": seen(11)})[1]["action"] == [10.0]
+    for wrong in (seen("much"), {**seen(1), "lvel": 1}, 3, seen([1, 2])):
+        status, answer = call(app, "/act", {"observation": wrong})
+        assert (status, answer["field"].split(".")[0]) == (422, "observation")
+    text = call(app, "/metrics")[1]
+    assert 'plato_guard_actions_total{guard="missing",leaf="odd \\"key\\""} 2' in text
+
+
+def test_without_such_a_guard_it_still_is(tmp_path: Path) -> None:
+    app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
+    assert call(app, "/act", {"observation": {"level": [1]}})[0] == 422
+    assert call(app, "/act", {"observation": seen(11)})[0] == 422
+
+
+def test_per_second_goes_by_the_servers_clock(tmp_path: Path) -> None:
+    app = Server(Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_second": 1.0}}, step_s=1000)))
+    call(app, "/act", {"observation": seen(0)})
+    assert call(app, "/act", {"observation": seen(9)})[1]["action"][0] < 1.0  # step_s is for sims, which have no clock
+    now = time.time()
+    assert call(app, "/act", {"observation": seen(0), "observed_at": now, "client": "a"})[1]["action"] == [0.0]
+    assert call(app, "/act", {"observation": seen(9), "observed_at": now + 2, "client": "a"})[1]["action"] == [
+        pytest.approx(2.0, abs=1e-6)
+    ]
+
+
+def test_the_contract_says_so(tmp_path: Path) -> None:
+    app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
+    document = call(app, "/openapi.json")[1]
+    answers = document["paths"]["/act"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]["oneOf"]
+    assert all("guarded" in answer["properties"] and "guarded" not in answer["required"] for answer in answers)
+
+
+def test_several_workers_import_the_controller_too(tmp_path: Path, plant: Path) -> None:
+    with served(with_controller(tmp_path / "agent"), workers=2, controllers=str(plant)) as url:
+        assert ask(f"{url}/act", {"observation": {}})[1]["action"] == [7.0]
+
+
+def test_agents_with_guards_that_remember_have_one_worker(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="would each have a memory of their own"):
+        serve(guarded(tmp_path / "agent", slew={"action": {"per_step": 1}}), workers=2, port=0)
+
+
+def test_guards_need_neither_ray_nor_torch_nor_pydantic(tmp_path: Path) -> None:
+    folder = guarded(tmp_path / "agent", clamp={"action": {"high": 5}}, on_missing="fallback", fallback=0)
+    script = (
+        "import sys\nfrom platotk.agents.agent import Agent\n"
+        f"Agent.load({str(folder)!r}).act({{}})\n"
+        "print([name for name in ('ray', 'torch', 'mlflow', 'pydantic', 'yaml') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
