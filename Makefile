@@ -11,9 +11,12 @@ TORCH_INDEX ?=
 DEMO ?= examples/simple-adder
 DEMO_TRAIN ?=
 PYTEST_ARGS ?=
+# Test files at a time: most of a test's time is waiting for Ray or a new process.
+WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+SERVE_LOCK := src/platotk/templates/deploy/serve.lock
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)
 
 .PHONY: help install demo test test-all fmt check bench docs docs-pages lock browser clean
@@ -55,10 +58,10 @@ demo: install ## check, train, assess and export the Simple Adder on this machin
 	  "  plato train" ""
 
 test: install browser ## run the tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 test-all: install browser ## the tests and the long ones (kills training at random moments, learns to solve)
-	$(BIN)/python -m pytest -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 fmt: install ## format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix --exit-zero .
@@ -84,6 +87,9 @@ lock: install ## solve requirements.lock anew from pyproject.toml
 	@head -n 2 requirements.lock > .venv/lock.tmp
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml >> .venv/lock.tmp
 	@mv .venv/lock.tmp requirements.lock
+	@head -n 1 $(SERVE_LOCK) > .venv/lock.tmp
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra serve --no-annotate --no-header --no-emit-index-url --no-emit-find-links --generate-hashes -c requirements.lock pyproject.toml >> .venv/lock.tmp
+	@mv .venv/lock.tmp $(SERVE_LOCK)
 
 browser: ## is there a Chromium for the test that looks at the learning curve?
 	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \

@@ -74,6 +74,21 @@ rl_module: {model_config: {fcnet_hiddens: [64, 64], fcnet_activation: tanh}}
 sim: CartPole-v1
 stop: {iterations: 200, env_steps: 500_000, return_mean: 475, time: 10m}
 """,
+    "frame_stack": """
+sim: CartPole-v1
+frame_stack: 4
+""",
+    "guard": """
+sim: sim:Tank
+guard: # see learn/guards.md
+  clamp: {valve: {low: 0.02, high: 0.98}}
+  slew: {valve: {per_step: 0.1}}
+  forbid:
+    - when: {level: {below: 0.2}, pump: 1}
+      then: {pump: 0}
+  on_missing: hold
+  fallback: {valve: 0.5, pump: 0}
+""",
     "backends": """
 sim: CartPole-v1
 backends:
@@ -88,6 +103,7 @@ KINDS = {
     "boolean": "true or false",
     "string": "text",
     "object": "a section",
+    "array": "a list",
 }
 
 
@@ -142,7 +158,12 @@ def _takes(about: dict[str, Any], schema: dict[str, Any]) -> str:
     options = about.get("anyOf", [about])
     if any("pattern" in option for option in options):
         return "duration"
-    return " or ".join(KINDS[option["type"]] for option in options if option["type"] != "null")
+    words = [
+        "`" + "`, `".join(option["enum"]) + "`" if "enum" in option else KINDS[option["type"]]
+        for option in options
+        if option.get("type") != "null"
+    ]
+    return " or ".join(words)
 
 
 def _default(name: str, about: dict[str, Any]) -> str:
@@ -151,7 +172,7 @@ def _default(name: str, about: dict[str, Any]) -> str:
     if name == "stop":
         return "`{iterations: 100}`"
     default = about.get("default")
-    if default is None or default == {} or isinstance(default, dict):
+    if default is None or isinstance(default, (dict, list)):
         return ""
     if isinstance(default, bool):
         return "`true`" if default else "`false`"

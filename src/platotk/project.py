@@ -43,6 +43,7 @@ from .project_fields import (
     section,
     whole,
 )
+from .project_guard import Guard
 
 FILE_NAME = "plato.yaml"
 
@@ -100,6 +101,9 @@ class Project(Section):
     action_mask: Words | None = None
     """Where the mask of allowed actions is: `info` for `info["action_mask"]`, or a key of the observation.
     Default: found by itself in `info`."""
+    frame_stack: Count = 1
+    """How many of the last observations the policy sees side by side; more than 1 gives it a memory, of speeds for
+    one. An episode begins with its first observation repeated."""
     normalize_observations: Flag = True
     """Subtract the running mean of each numeric observation and divide by its deviation; categories, masks
     and images are left alone."""
@@ -109,6 +113,11 @@ class Project(Section):
     sim_process: Literal["auto", "own", "inline"] = "auto"
     """Where sims run: `own` (each in a process of its own), `inline` (in the env runner), or `auto` (inline
     where the sim is quick and well-behaved)."""
+    engine: Literal["auto", "rllib"] = "auto"
+    """Who samples and learns: `auto` is platotk's fast engine inside RLlib wherever it applies (the run says so
+    where it does not), `rllib` is RLlib's own env runner and learner."""
+    guard: Annotated[Guard, BeforeValidator(section)] = Guard()
+    """What the agent may never do, and what it does when it cannot see. Travels with the agent; training is without."""
     stop: Annotated[Stop, BeforeValidator(section)] = Stop(iterations=100)
     """When training ends: at the first rule that is met."""
     checkpoint: Annotated[Checkpoint, BeforeValidator(section)] = Checkpoint()
@@ -138,6 +147,7 @@ class Project(Section):
         except ValidationError as error:
             raise errors.refusal(error, source, type(self)) from None
         self._root, self._source = root, source
+        self._check_backends()
 
     @classmethod
     def find(cls, start: str | Path | None = None) -> Path:
@@ -196,6 +206,22 @@ class Project(Section):
             _root=Path(root).absolute() if root else path.parent,
         )
 
+    def _check_backends(self) -> None:
+        """Hold each backend's options against what its kind takes; loads no SDK."""
+        if not self.backends:
+            return
+        from .compute import registry
+
+        for name, options in self.backends.items():
+            model = registry.options_model(options["type"])
+            if model is None and not registry.is_inside_a_job():
+                raise registry.unknown_kind(self.where(f"backends.{name}.type"), options["type"])
+            try:
+                if model is not None:
+                    model.model_validate(options)
+            except ValidationError as error:
+                raise errors.refusal(error, self._source, model or type(self), within=("backends", name)) from None
+
     def override(self, overrides: Iterable[str]) -> Project:
         """A copy in which `training.lr=1e-3` and so on replace what is set.
 
@@ -231,6 +257,7 @@ class Project(Section):
         for name in ("stop", "checkpoint", "tracking"):
             values[name] = values[name].model_dump()
         values["stop"] = {name: value for name, value in values["stop"].items() if value is not None}
+        values["guard"] = self.guard.to_data(self._root)
         return {name: plain(value, self._root) for name, value in values.items()}
 
     def to_yaml(self) -> str:

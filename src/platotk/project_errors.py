@@ -68,12 +68,12 @@ class Source:
         return next((self.lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.lines), 0)
 
 
-def refusal(error: ValidationError, source: Source, model: type[BaseModel]) -> ProjectError:
-    """All that pydantic found, as one error, in the order of the file."""
+def refusal(error: ValidationError, source: Source, model: type[BaseModel], *, within: Key = ()) -> ProjectError:
+    """All that pydantic found, as one error, in the order of the file; `within` is the section that was checked."""
     found: dict[str, tuple[float, str | None]] = {}
     missing: list[ProjectError] = []
     for detail in error.errors(include_url=False):
-        key = tuple(str(part) for part in detail["loc"])
+        key = (*within, *(str(part) for part in detail["loc"]))
         if detail["type"] == "missing":
             missing.append(ProjectError(f"{source.where(key)}: {_complaint(key, detail)}"))
             continue
@@ -92,7 +92,7 @@ def refusal(error: ValidationError, source: Source, model: type[BaseModel]) -> P
 def unknown_key(key: Key, source: Source, model: type[BaseModel]) -> ProjectError:
     """The error for a key that does not exist, with the nearest that does."""
     for part in key[:-1]:
-        model = _models(model)[part]
+        model = _models(model).get(part, model)  # a key of the user's own, or a place in a list, leads no deeper
     known, last = list(model.model_fields), key[-1]
     meant = _nearest(last, model, is_top=len(key) == 1)
     section = f" in {'.'.join(key[:-1])}" if len(key) > 1 else ""
@@ -164,7 +164,7 @@ def _models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 def _complaint(key: Key, detail: Any) -> str:
     name, kind, given = ".".join(key), detail["type"], detail["input"]
     if kind == "missing":
-        return f"{name} is missing; at the least: {name}: CartPole-v1"
+        return f"{name} is missing" + ("; at the least: sim: CartPole-v1" if name == "sim" else "")
     text = str(detail["ctx"]["error"]) if kind == "value_error" else detail["msg"]
     text = text.replace("Input should be", "expected").replace("String should", "text should")
     text = text.replace("expected greater than or equal to", "expected at least")

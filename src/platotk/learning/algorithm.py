@@ -20,6 +20,7 @@ from ..project import Project
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
 from .cluster import has_images
+from .engine import plan as engine
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -141,6 +142,7 @@ def build_config(
         _apply(project, config, section, values)
     _add_sims(project, config, adapter, spec, settings, name)
     _bound_waiting(config, settings)
+    engine.apply(engine.plan(project, adapter, config), config)
     return config
 
 

@@ -1,6 +1,6 @@
-"""Ray, started once and beside everything else that has to be loaded.
+"""RLlib's imports and, where a training needs them, Ray's processes: both beside everything else that is loaded.
 
-`RayStart` begins `import ray`, RLlib's imports and `ray.init` in a thread; `wait()` gives the CPUs and GPUs there are.
+`RayStart` begins the imports in a thread and `ray.init` in another; `wait()` gives the CPUs and GPUs there are.
 A project that asks for more than that is refused at once: Ray itself would wait for ever, without a word.
 """
 
@@ -16,22 +16,40 @@ from ..errors import ProjectError, missing_extra
 
 
 class RayStart:
-    """Ray coming up in the background; as it was found, it is left."""
+    """RLlib and Ray coming up in the background; as Ray was found, it is left.
 
-    def __init__(self) -> None:
+    Args:
+        with_processes: Start Ray's processes at once, beside the imports; otherwise only when `cluster` asks for them.
+    """
+
+    def __init__(self, *, with_processes: bool) -> None:
         self._error: BaseException | None = None
         self._is_ours = False
-        self._is_up = threading.Event()
+        self._is_imported, self._is_up = threading.Event(), threading.Event()
         self._may_end = threading.Event()
-        self._thread = threading.Thread(target=self._start, name="ray-start", daemon=True)
-        self._thread.start()
+        self._starter: threading.Thread | None = None
+        self._with_processes = with_processes
+        threading.Thread(target=self._import, name="rllib-imports", daemon=True).start()
 
-    def wait(self) -> Mapping[str, float]:
-        """Resources of the cluster, e.g. `{"CPU": 8.0, "GPU": 1.0}`, once it is up.
+    def wait(self) -> None:
+        """Return once RLlib is imported.
 
         Raises:
             MissingExtraError: Ray is not installed.
         """
+        self._is_imported.wait()
+        if self._error is not None:
+            raise self._error
+
+    def cluster(self) -> Mapping[str, float]:
+        """Resources of the Ray cluster, e.g. `{"CPU": 8.0, "GPU": 1.0}`, once it is up; started when it is not.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+        """
+        self.wait()
+        if self._starter is None:
+            self._begin()
         self._is_up.wait()
         if self._error is not None:
             raise self._error
@@ -42,18 +60,43 @@ class RayStart:
 
     def close(self) -> None:
         """Shut Ray down when it was started here."""
-        self._is_up.wait()
+        self._is_imported.wait()
+        if self._starter is not None:
+            self._is_up.wait()
         if self._is_ours:
             import ray
 
             ray.shutdown()
         self._may_end.set()
 
-    def _start(self) -> None:
+    def _import(self) -> None:
         # Telemetry and colour are the user's business, not ours to switch on.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+
+            if self._with_processes:
+                self._begin()
+                # First what Ray does not import: two threads that import the same modules in different order could
+                # see one half-made.
+                import torch  # noqa: F401
+            import ray.rllib.algorithms.ppo
+
+            quiet_rllib()
+        except ImportError as error:
+            self._error = missing_extra("Ray RLlib", "train")
+            self._error.__cause__ = error
+        except BaseException as error:
+            self._error = error
+        self._is_imported.set()
+
+    def _begin(self) -> None:
+        self._starter = threading.Thread(target=self._start, name="ray-start", daemon=True)
+        self._starter.start()
+
+    def _start(self) -> None:
         try:
             import ray
 
@@ -63,12 +106,6 @@ class RayStart:
                     options |= {"include_dashboard": False}
                 ray.init(**options)
                 self._is_ours = True
-            import ray.rllib.algorithms.ppo
-
-            quiet_rllib()
-        except ImportError as error:
-            self._error = missing_extra("Ray RLlib", "train")
-            self._error.__cause__ = error
         except BaseException as error:
             self._error = error
         self._is_up.set()

@@ -165,16 +165,29 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         observations = [episode.observations.get(-1) for episode in episodes]
         is_dict = isinstance(observations[0], Mapping)
         rows = np.stack([obs[VECTOR] for obs in observations] if is_dict else observations)
+        rows = self.filtered(rows, learn=explore is not False)
+        for episode, obs, row in zip(episodes, observations, rows, strict=True):
+            episode.observations.set({**obs, VECTOR: row} if is_dict else row, at_indices=-1)
+        return batch
+
+    def filtered(self, rows: NDArray[Any], *, learn: bool) -> NDArray[Any]:
+        """New observations that arrived together, as the network sees them.
+
+        Args:
+            rows: (k, n), left as they are.
+            learn: Whether to add them to the statistics first.
+        """
+        if not self._numeric.any():
+            return rows
         numbers = rows[:, self._columns]
-        if self._update_stats and explore is not False:
+        if self._update_stats and learn:
             self._learn(numbers)
         filtered = (numbers - self._total.mean) * self._scale
         if self._clip is not None:
             np.clip(filtered, -self._clip, self._clip, out=filtered)
-        rows[:, self._columns] = filtered
-        for episode, obs, row in zip(episodes, observations, rows, strict=True):
-            episode.observations.set({**obs, VECTOR: row} if is_dict else row, at_indices=-1)
-        return batch
+        result: NDArray[Any] = rows.copy()
+        result[:, self._columns] = filtered
+        return result
 
     def frozen(self) -> FrozenFilter:
         """What has been learned so far."""

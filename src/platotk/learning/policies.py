@@ -7,15 +7,18 @@ it: open only those from people you trust.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gymnasium import Space
 
-from ..errors import AgentError, CheckpointError
+from ..errors import AgentError, CheckpointError, PlatoError
 from ..run import Run
+from ..sims.importing import import_from_root
 from ..spaces import Adapter
+from ..spaces.frames import Frames
 from . import checkpoints
 from .cluster import quiet_rllib
 
@@ -40,6 +43,7 @@ def load_policy(run: Run, checkpoint: str | int | Path = "best") -> RLlibPolicy:
             f"{path} is damaged: {problems[0]}",
             hint="Name another one with: --checkpoint last, or an iteration.",
         )
+    _import_own_modules(run)
     return open_policy(path, Adapter.from_json(run.info["adapter"]))
 
 
@@ -54,12 +58,44 @@ def open_policy(path: Path, adapter: Adapter) -> RLlibPolicy:
     env_runner = saved / "env_runner" if (saved / "env_runner").is_dir() else saved
     try:
         module = RLModule.from_checkpoint(saved / "learner_group" / "learner" / "rl_module" / "default_policy")
-        env_to_module = EnvToModulePipeline.from_checkpoint(env_runner / "env_to_module_connector")
-        module_to_env = ModuleToEnvPipeline.from_checkpoint(env_runner / "module_to_env_connector")
+        if (env_runner / "env_to_module_connector").is_dir():
+            env_to_module = EnvToModulePipeline.from_checkpoint(env_runner / "env_to_module_connector")
+            module_to_env = ModuleToEnvPipeline.from_checkpoint(env_runner / "module_to_env_connector")
+        else:
+            env_to_module, module_to_env = _built_pipelines(saved)
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} cannot be opened: {error}",
+            hint="A class that it was trained with is not where it was: bring the file back beside plato.yaml.",
+        ) from error
     except (OSError, EOFError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be opened: {error}", hint="See the run's checkpoints/ folder.") from error
     freeze_filters(env_to_module)
     return RLlibPolicy(adapter, module, env_to_module, module_to_env)
+
+
+def _import_own_modules(run: Run) -> None:
+    """A checkpoint names the user's own classes (an RLModule) by their module, which must be found here too."""
+    try:
+        project = run.project
+    except PlatoError:
+        return  # made in Python of objects that no file can hold; they are here, or unpickling says what is missing
+    target = project.algorithm
+    if isinstance(target, str) and ":" in target:
+        import_from_root(target.partition(":")[0], project.root)
+
+
+def _built_pipelines(saved: Path) -> tuple[Any, Any]:
+    """The pipelines of an algorithm that learns offline: without env runners, its checkpoint holds none.
+
+    They are built from the config that it holds, as RLlib builds them for an env runner.
+    """
+    from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
+
+    learner = pickle.loads((saved / "learner_group" / "learner" / "class_and_ctor_args.pkl").read_bytes())
+    config = learner["ctor_args_and_kwargs"][1]["config"]
+    spaces = {INPUT_ENV_SINGLE_SPACES: (config.observation_space, config.action_space)}
+    return config.build_env_to_module_connector(spaces=spaces), config.build_module_to_env_connector(spaces=spaces)
 
 
 def freeze_filters(env_to_module: Any) -> None:
@@ -91,7 +127,7 @@ class RLlibPolicy:
     @property
     def has_memory(self) -> bool:
         """Whether an action depends on more than the last observation."""
-        return bool(self.module.is_stateful())
+        return self.adapter.frame_stack > 1 or bool(self.module.is_stateful())
 
     def act(self, obs: Any, *, mask: Any = None) -> Any:
         """The best action for one observation.
@@ -149,10 +185,12 @@ class RLlibSessions:
         self._policy = policy
         self._episodes: list[Any] = [None] * num_rows
         self._pending: list[Any] = [None] * num_rows
+        self._frames = Frames(policy.adapter.frame_stack, num_rows)
 
     def reset(self, row: int) -> None:
         """The row's next observation begins an episode."""
         self._episodes[row] = self._pending[row] = None
+        self._frames.reset(row)
 
     def act(self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None) -> dict[int, Any]:
         """The best action for each row that has an observation."""
@@ -166,7 +204,7 @@ class RLlibSessions:
         # Encode all before any episode grows: a refused observation leaves every row as it was.
         encoded = {row: policy.adapter.encode(observations[row], (masks or {}).get(row)) for row in rows}
         for row in rows:
-            self._observe(row, encoded[row])
+            self._observe(row, self._seen(row, encoded[row]))
         episodes = [self._episodes[row] for row in rows]
         shared: dict[str, Any] = {}
         with torch.inference_mode():
@@ -174,6 +212,10 @@ class RLlibSessions:
                 rl_module=policy.module, episodes=episodes, batch={}, explore=False, shared_data=shared
             )
             to_env = policy.module.forward_inference(to_module)
+            if Columns.ACTION_DIST_INPUTS in to_env:
+                # Of no use here, and RLlib's own fails for actions of numbers and choices that differ in width.
+                inputs = to_env[Columns.ACTION_DIST_INPUTS]
+                to_env.setdefault(Columns.ACTION_LOGP, inputs.new_zeros(inputs.shape[:-1]))
             to_env = policy.module_to_env(
                 rl_module=policy.module, batch=to_env, episodes=episodes, explore=False, shared_data=shared
             )
@@ -183,6 +225,15 @@ class RLlibSessions:
             self._pending[row] = (action, {key: value[index] for key, value in to_env.items()})
         decoded = policy.adapter.decode_batch(for_env if isinstance(for_env, dict) else list(for_env))
         return dict(zip(rows, decoded, strict=True))
+
+    def _seen(self, row: int, encoded: Any) -> Any:
+        """What the network sees of an observation: with a frame stack, those before it as well."""
+        if self._policy.adapter.frame_stack == 1:
+            return encoded
+        if not isinstance(encoded, dict):
+            return self._frames.push(encoded[None], [row])[0]
+        stacked = self._frames.push({key: part[None] for key, part in encoded.items()}, [row])
+        return {key: part[0] for key, part in stacked.items()}
 
     def _observe(self, row: int, encoded: Any) -> None:
         """Append an observation to the row's episode; RLlib's connectors read everything from there."""

@@ -60,6 +60,13 @@ def lifetime_env_steps(result: Mapping[str, Any]) -> int:
     return int(steps or 0)
 
 
+def num_skipped_updates(result: Mapping[str, Any]) -> int:
+    """Minibatches of the iteration that the engine left out because their gradients were not finite."""
+    learners = (result.get("learners") or {}).values()
+    counts = [_number(one.get("num_nonfinite_updates")) for one in learners if isinstance(one, Mapping)]
+    return int(sum(count or 0 for count in counts))
+
+
 def plain(value: Any) -> Any:
     """A JSON-ready copy: numbers as Python's, NaN and infinity as None, anything else as text."""
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..agents.guarded import guard_policy
 from ..assessment.assess import make_sims
 from ..assessment.episodes import play, starts
 from ..run import Run
@@ -74,7 +75,8 @@ class Selection:
 
         began = time.monotonic()
         budget_s = max(MIN_BUDGET_S, MAX_SHARE * (began - self._began) - self._spent_s)
-        policy = open_policy(path, self._adapter)
+        # As it will act: within its guards.
+        policy = guard_policy(open_policy(path, self._adapter), self._run.project)
         if not self._sims:
             self._sims = make_sims(self._run, NUM_SIMS)
         episodes = play(

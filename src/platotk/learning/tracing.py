@@ -1,8 +1,8 @@
 """A trained module and everything RLlib does around it, as one torch module that can be traced.
 
 Given a restored policy, `PolicyNetwork` takes an encoded observation (and the memory, for recurrent policies) and gives
-the greedy encoded action: frozen observation filter in float64, the module's own inference forward, the deterministic
-action of its own distribution, clip. What cannot be folded into one graph is refused.
+the greedy encoded action: frame stack, frozen observation filter in float64, the module's own inference forward, the
+deterministic action of its own distribution, clip. What cannot be folded into one graph is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 from gymnasium import spaces
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS, DefaultDQNRLModule
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.models.base import ENCODER_OUT
+from ray.rllib.core.models.base import CRITIC, ENCODER_OUT, ActorCriticEncoder, StatefulActorCriticEncoder
 from torch import Tensor
 
 from ..errors import AgentError
+from .encoders import MASK
 from .filters import FrozenFilter, NumericFilter
 from .masking import MaskedQ, categorical_slice
 from .policies import RLlibPolicy
@@ -44,18 +45,22 @@ class PolicyNetwork(torch.nn.Module):
         super().__init__()
         self.module = policy.module
         self._space = policy.adapter.encoded_action_space
-        observation_space = policy.adapter.encoded_observation_space
+        observation_space = policy.adapter.frame_space
         self._is_dict = isinstance(observation_space, spaces.Dict)
         self.parts = list(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else [VECTOR]
         self._add_filter(_filter_of(policy))
         self._is_q = isinstance(self.module, DefaultDQNRLModule)
         self._distribution = None if self._is_q else self.module.get_inference_action_dist_cls()
         self._categorical = None if isinstance(self._space, spaces.Box) else categorical_slice(self._space)
-        paths = _flatten(self.module.get_initial_state() if policy.has_memory else {})
-        self._state_paths = [path for path, _ in paths]
-        self.state = [
-            (f"{'_'.join(path)}_in", f"{'_'.join(path)}_out", tuple(int(n) for n in np.shape(value)))
-            for path, value in paths
+        self._stack = _Stack(policy.adapter.frame_stack, observation_space)
+        memory = _memory(self.module) if self.module.is_stateful() else []
+        self._state_paths = [path for path, _ in memory]
+        self._unused_state = [entry for entry in memory if entry[0][0] == CRITIC and _has_critic(self.module)]
+        self._is_recurrent = bool(memory)
+        self.state = self._stack.state + [
+            (f"{'_'.join(path)}_in", f"{'_'.join(path)}_out", shape)
+            for path, shape in memory
+            if (path, shape) not in self._unused_state
         ]
         self.actions = (
             ["continuous", "discrete"]
@@ -72,43 +77,50 @@ class PolicyNetwork(torch.nn.Module):
 
     def scores(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Distribution inputs (or Q-values) (B, k), and the memory after this step."""
-        parts = dict(zip(self.parts, inputs, strict=False))
+        parts, frames = self._stack.push(dict(zip(self.parts, inputs, strict=False)), inputs[len(self.parts) :])
         if VECTOR in parts:
             parts[VECTOR] = self._filtered(parts[VECTOR])
         batch: dict[str, Any] = {}
-        has_memory = bool(self.state)
-        if has_memory:  # recurrent modules want a time axis
+        if self._is_recurrent:  # recurrent modules want a time axis
             parts = {name: value.unsqueeze(1) for name, value in parts.items()}
-            batch[Columns.STATE_IN] = _unflatten(self._state_paths, inputs[len(self.parts) :])
+            batch[Columns.STATE_IN] = self._state_in(inputs)
         batch[Columns.OBS] = parts if self._is_dict else parts[VECTOR]
-        if self._is_q:
-            return self._q_values(batch), []
-        output = self.module._forward_inference(batch)
+        output = self._q_values(batch) if self._is_q else self.module._forward_inference(batch)
         if Columns.ACTION_DIST_INPUTS not in output:
             raise AgentError(
                 f"{type(self.module).__name__} gives no '{Columns.ACTION_DIST_INPUTS}' in its inference forward.",
                 hint="Return the inputs of the action distribution from _forward_inference; export folds the rest.",
             )
         scores = output[Columns.ACTION_DIST_INPUTS]
-        if not has_memory:
-            return scores, []
+        if not self._is_recurrent:
+            return scores, frames
         after = dict(_flatten(output[Columns.STATE_OUT]))
-        return scores.squeeze(1), [after[path] for path in self._state_paths]
+        unused = {path for path, _ in self._unused_state}
+        return scores.squeeze(1), frames + [after[path] for path in self._state_paths if path not in unused]
 
-    def _q_values(self, batch: dict[str, Any]) -> Tensor:
-        """What tells one action's Q-value from another's (B, k).
+    def _state_in(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        """The memory as the module takes it; what only the critic remembers is zero, nothing depends on it."""
+        given = iter(inputs[len(self.parts) + len(self._stack.state) :])
+        unused = dict(self._unused_state)
+        batch = len(inputs[0])
+        values = [torch.zeros((batch, *unused[path])) if path in unused else next(given) for path in self._state_paths]
+        return _unflatten(self._state_paths, tuple(values))
+
+    def _q_values(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What tells one action's Q-value from another's (B, k), and the memory.
 
         RLlib's dueling head adds the state's value and takes off the mean advantage, which moves all actions alike (and
         whose nanmean has no ONNX operator): the advantages alone are enough.
         """
         module = self.module
         if not module.uses_dueling or module.num_atoms > 1:
-            values: Tensor = module.compute_q_values(batch)[QF_PREDS]
-            return values
-        advantages: Tensor = module.af(module.encoder(batch)[ENCODER_OUT])
+            output = module.compute_q_values(batch)
+            return {**output, Columns.ACTION_DIST_INPUTS: output[QF_PREDS]}
+        output = module.encoder(batch)
+        advantages: Tensor = module.af(output[ENCODER_OUT])
         if isinstance(module, MaskedQ):
             advantages = module._apply_mask(advantages, batch)
-        return advantages
+        return {**output, Columns.ACTION_DIST_INPUTS: advantages}
 
     def margins(self, scores: Tensor) -> np.ndarray[Any, Any]:
         """How decided each row is: the smallest gap between the two best values of a choice; inf without choices."""
@@ -158,6 +170,37 @@ class PolicyNetwork(torch.nn.Module):
         return torch.where(self.filter_on, normal.float(), vector)
 
 
+class _Stack:
+    """The frame stack (`spaces.frames`) with its frames as memory, which is zero at an episode's start.
+
+    Attributes:
+        state: As in `PolicyNetwork`: whether there were frames at all, then the frames of each part but the newest.
+    """
+
+    def __init__(self, num_frames: int, space: Any) -> None:
+        boxes: dict[str, Any] = dict(space.spaces) if isinstance(space, spaces.Dict) else {VECTOR: space}
+        self._past = num_frames - 1
+        self._parts = [name for name in boxes if name != MASK] if self._past else []
+        shapes = [(self._past * boxes[name].shape[0], *boxes[name].shape[1:]) for name in self._parts]
+        memory = [("any", (1,)), *zip(self._parts, shapes, strict=True)] if self._past else []
+        self.state = [(f"frames_{name}_in", f"frames_{name}_out", shape) for name, shape in memory]
+
+    def push(self, parts: dict[str, Tensor], memory: tuple[Tensor, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What the network sees of the newest observation, and the frames to remember."""
+        if not self._past:
+            return parts, []
+        is_later, after = memory[0], [torch.ones_like(memory[0])]
+        seen = dict(parts)
+        for name, held in zip(self._parts, memory[1:], strict=False):
+            newest = parts[name]
+            repeated = torch.cat([newest] * self._past, dim=1)
+            flags = is_later.reshape(-1, *[1] * (newest.dim() - 1)) > 0.5
+            past = torch.where(flags, held.to(newest.dtype), repeated)
+            seen[name] = torch.cat([past, newest], dim=1)
+            after.append(seen[name][:, newest.shape[1] :].to(held.dtype))
+        return seen, after
+
+
 def _filter_of(policy: RLlibPolicy) -> FrozenFilter | None:
     """What the observation filter has learned.
 
@@ -168,10 +211,10 @@ def _filter_of(policy: RLlibPolicy) -> FrozenFilter | None:
     for piece in policy.env_to_module.connectors:
         if isinstance(piece, NumericFilter):
             found = piece.frozen()
-        elif not type(piece).__module__.startswith("ray.rllib.connectors") or type(piece).__name__ not in DEFAULTS:
+        elif not _is_rllibs(piece, DEFAULTS):
             raise _cannot_fold(piece)
     for piece in policy.module_to_env.connectors:
-        if not type(piece).__module__.startswith("ray.rllib.connectors"):
+        if not _is_rllibs(piece, DEFAULTS_TO_ENV):
             raise _cannot_fold(piece)
     return found
 
@@ -187,6 +230,21 @@ DEFAULTS = frozenset(
     }
 )
 """RLlib's own pieces that only bring an observation into batch form."""
+DEFAULTS_TO_ENV = frozenset(
+    {
+        "GetActions",
+        "TensorToNumpy",
+        "UnBatchToIndividualItems",
+        "RemoveSingleTsTimeRankFromBatch",
+        "NormalizeAndClipActions",
+        "ListifyDataForVectorEnv",
+    }
+)
+"""RLlib's own pieces that take the greedy action, and clip it."""
+
+
+def _is_rllibs(piece: Any, names: frozenset[str]) -> bool:
+    return type(piece).__module__.startswith("ray.rllib.connectors.") and type(piece).__name__ in names
 
 
 def _cannot_fold(piece: Any) -> AgentError:
@@ -194,6 +252,28 @@ def _cannot_fold(piece: Any) -> AgentError:
         f"the connector {type(piece).__name__} cannot be folded into an agent.",
         hint="Move what it does into the sim (or a wrapper around it), train again, and export.",
     )
+
+
+def _memory(module: Any) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Path and shape of each tensor that a module remembers.
+
+    Raises:
+        AgentError: An episode begins with a memory that is not zero.
+    """
+    leaves = _flatten(module.get_initial_state())
+    for path, value in leaves:
+        if np.any(np.asarray(value)):
+            raise AgentError(
+                f"{type(module).__name__} begins an episode with the memory {'.'.join(path)} other than zero.",
+                hint="Let get_initial_state return zeros, and add what they should be in _forward_inference.",
+            )
+    return [(path, tuple(int(n) for n in np.shape(value))) for path, value in leaves]
+
+
+def _has_critic(module: Any) -> bool:
+    """Whether the module is RLlib's pair of an actor's and a critic's encoder, each with a memory of its own."""
+    encoder = getattr(module, "encoder", None)
+    return isinstance(encoder, ActorCriticEncoder | StatefulActorCriticEncoder) and not encoder.config.shared
 
 
 def _flatten(state: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

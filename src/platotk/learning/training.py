@@ -23,7 +23,7 @@ from ..run import Run, create_run, find_run
 from ..sims.loading import SimSpec, sim_spec
 from ..sims.probe import Probe, probe
 from ..spaces import Adapter, adapt, space_to_json
-from . import checkpoints
+from . import checkpoints, local
 from .cluster import RayStart, limit_threads, require_resources
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
@@ -62,9 +62,10 @@ def train(
     """
     tell = on_event or (lambda event: None)
     heartbeat = Heartbeat()
-    ray_start = RayStart()
+    opened = _open(project, run, resume, runs_dir)
+    # Where only the config tells, the processes wait for it: most need none.
+    ray_start = RayStart(with_processes=local.may_be_local(opened[0]) is False)
     try:
-        opened = _open(project, run, resume, runs_dir)
         setup = _prepare(opened, runs_dir, ray_start, tell)
         heartbeat.say(run=str(setup.run.path))
         with setup.run.lock():
@@ -119,14 +120,16 @@ def _prepare(
     tell: Tell,
 ) -> _Setup:
     """Check everything that can be checked before a run folder exists, then create or continue it."""
+    from ..agents.guarded import controller_of, guards_of
     from .algorithm import SimSettings, algorithm_name, build_config, choose_algorithm
+    from .engine.plan import chosen_for
 
     project, run, path = opened
     tell({"event": "starting", "project": project.name, "resuming": None if run is None else run.name})
     spec = sim_spec(project)
     measured = _measure(project, spec)
     own_process = _needs_own_process(project, measured, tell)
-    resources = ray_start.wait()
+    ray_start.wait()
     name, why = choose_algorithm(project)
     if why:
         tell({"event": "note", "text": why})
@@ -136,17 +139,27 @@ def _prepare(
         algorithm=name,
         action_scale=project.action_scale,
         action_mask=project.action_mask or ("info" if measured.has_mask_in_info else None),
+        frame_stack=project.frame_stack,
     )
+    guards_of(project, adapter)
+    controller_of(project)
     attempt = 1 if run is None else int(run.info.get("attempt", 0)) + 1
     settings = SimSettings(own_process, attempt, 1.0 / measured.steps_per_s if measured.steps_per_s else None)
+    is_local = local.may_be_local(project) is not False
+    resources = local.resources() if is_local else ray_start.cluster()
     config = build_config(project, adapter, spec, settings, num_cpus=resources.get("CPU"))
+    if is_local and not local.is_local(config):
+        resources = ray_start.cluster()
+        config = build_config(project, adapter, spec, settings, num_cpus=resources.get("CPU"))
+    if note := chosen_for(config)["note"]:
+        tell({"event": "note", "text": note})
     require_resources(config, resources)
     limit_threads(adapter.encoded_observation_space)
     if run is None:
         run = create_run(project, runs_dir=runs_dir, run=path, algorithm=algorithm_name(config))
     elif run.info.get("adapter") not in (None, adapter.to_json()):
         raise CheckpointError(
-            f"the sim's spaces have changed since run {run.name} was started.",
+            f"the sim's spaces, or how they are learned from, have changed since run {run.name} was started.",
             hint="Start a new run with: plato train",
         )
     run.project = project
@@ -222,7 +235,7 @@ class _Loop:
         self.run.update(status="running", started=_now(), ended=None, reason=None, error=None, process=this_process())
         try:
             with Interrupts(self.project.checkpoint.grace_s) as interrupts:
-                self.algo = self.setup.config.build_algo()
+                self.algo = local.build_algo(self.setup.config)
                 self._restore()
                 trackers.start()
                 self._watch_learning(interrupts)
@@ -345,8 +358,11 @@ class _Loop:
 
     def _take_in(self, result: dict[str, Any], duration_s: float) -> bool:
         """Turn RLlib's result into the next journal line; False when nothing was sampled."""
-        from .results import journal_line, lifetime_env_steps
+        from .results import journal_line, lifetime_env_steps, num_skipped_updates
 
+        if skipped := num_skipped_updates(result):
+            text = f"{skipped} minibatches had gradients that are not finite and were left out: is the reward bounded?"
+            self.tell({"event": "warning", "text": text})
         lifetime = lifetime_env_steps(result)
         env_steps = self.steps_before + lifetime
         if self.line is not None and self.steps_before == 0 and lifetime <= self.env_steps:

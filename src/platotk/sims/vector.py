@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from ..errors import SimError
 from ..spaces import Adapter
+from ..spaces.frames import Frames
 from .loading import SimSpec
 from .process import SimFailure
 from .supervised import StepResult, SupervisedSim, printed
@@ -59,6 +60,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         self._entropy = list(seed)
         self._sims: list[SupervisedSim] = []
         self._needs_reset = np.ones(num_envs, dtype=bool)
+        self._frames = Frames(adapter.frame_stack, num_envs)
         self._last: Any = None
         self._num_failures_told = 0
 
@@ -90,14 +92,15 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         """Reset all sims; `seed` is ignored in favour of each sim's own stream."""
         with printed.capture():
             results = [sim.reset(options=options) for sim in self.sims]
-            observations = self._encode(results)
+            self._frames.reset(slice(None))
+            observations = self._frames.push(self._encode(results))
         self._needs_reset[:] = False
         return observations, self._infos(results)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all sims; one that ended at the last step is reset instead (its action is ignored)."""
         with printed.capture():
-            sent = self.adapter.decode_batch(self._as_list(actions))
+            sent = self.adapter.decode_batch(self._as_columns(actions))
             resetting = self._needs_reset.copy()
             for sim, action, is_reset in zip(self.sims, sent, resetting, strict=True):
                 if not is_reset:
@@ -105,7 +108,8 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
             results = [
                 sim.reset() if is_reset else sim.receive() for sim, is_reset in zip(self.sims, resetting, strict=True)
             ]
-            observations = self._encode(results)
+            self._frames.reset(resetting)
+            observations = self._frames.push(self._encode(results))
         rewards = np.array([result.reward for result in results], dtype=np.float64)
         terminated = np.array([result.terminated for result in results], dtype=bool)
         truncated = np.array([result.truncated for result in results], dtype=bool)
@@ -169,7 +173,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         return [result.info.get(MASK_KEY) for result in results]
 
     def _blank(self) -> Any:
-        space = self.single_observation_space
+        space = self.adapter.frame_space
         if isinstance(space, gym.spaces.Dict):
             blank = {key: np.zeros(box.shape or (), np.dtype(box.dtype)) for key, box in space.spaces.items()}
             if MASK_KEY in blank:
@@ -191,10 +195,11 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
                 infos[f"_{key}"][index] = True
         return infos
 
-    def _as_list(self, actions: Any) -> list[Any]:
-        if isinstance(actions, (dict, tuple)):
-            return list(iterate(self.action_space, actions))
-        return list(actions)
+    def _as_columns(self, actions: Any) -> Any:
+        """Arrays of N rows, or a dict of them, as they are; anything else (RLlib's lists) row by row."""
+        if isinstance(actions, (np.ndarray, dict)):
+            return actions
+        return list(iterate(self.action_space, actions)) if isinstance(actions, tuple) else list(actions)
 
 
 def _row(batch: Any, index: int) -> Any:

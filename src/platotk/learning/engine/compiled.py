@@ -1,0 +1,97 @@
+"""Where the engine uses the compiled kernel in place of torch: whether to, whether it is there yet, and how it acts.
+
+The first run on a machine does not wait for the compiler: torch does the work until the kernel is in its cache, from
+then on the kernel does, at the next sample and the next update. Where it cannot be compiled at all, torch goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ray.rllib.core.columns import Columns as Names
+
+from ..encoders import MASK, VECTOR
+from .columns import Columns
+from .plan import chosen_for
+
+if TYPE_CHECKING:
+    from .native import Native
+
+logger = logging.getLogger("ray.rllib")
+
+
+class CompiledActor:
+    """The kernel acting for many sims at once; the same calls as `Actor`.
+
+    Args:
+        native: The kernel on the module that acts.
+        explore: Draw actions from the distribution, or take the likeliest.
+    """
+
+    def __init__(self, native: Native, *, explore: bool) -> None:
+        self._native = native
+        self._explore = explore
+
+    def begin(self) -> None:
+        """Take over the module's weights; to be called before each sample."""
+        self._native.refresh()
+
+    def act(self, observations: Columns, num_steps: int) -> dict[str, Columns]:
+        """Columns by RLlib's names: `actions`, `action_logp`, `action_dist_inputs`."""
+        is_dict = isinstance(observations, dict)
+        rows = observations[VECTOR] if is_dict else observations
+        noise = self._native.noise(len(rows)) if self._explore else None
+        acted = self._native.act(rows, noise, observations[MASK] if is_dict else None)
+        logp = acted.log_probs if self._explore else np.zeros(len(rows), np.float32)
+        return {
+            Names.ACTIONS: acted.actions,
+            Names.ACTION_LOGP: logp,
+            Names.ACTION_DIST_INPUTS: acted.dist_inputs,
+        }
+
+
+class KernelChoice:
+    """Asks once whether the kernel covers a network, as soon as it is compiled.
+
+    Args:
+        config: The algorithm's config, with the plan that was applied to it.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.is_open = bool(chosen_for(config)["path"] == "kernel")
+        """Whether an answer is still to come."""
+        self.native: Native | None = None
+
+    def ask(self, make: Callable[[], tuple[Any, ...]]) -> Native | None:
+        """The kernel, or None: not yet, or not for this network.
+
+        Args:
+            make: Gives the arguments of `Native`: the module; to train, config and optimiser too.
+        """
+        if self.is_open and _compilation().is_ready:
+            self.is_open = False
+            self.native = _native(*make())
+        return self.native
+
+
+def _native(*args: Any) -> Native | None:
+    from .native import Native, refusal
+
+    try:
+        return Native(*args) if refusal(*args) is None else None
+    except Exception as error:
+        # No compiler for this machine or Python: slower, but nothing else changes.
+        logger.warning(f"the compiled kernel cannot be used, torch is: {type(error).__name__}: {error}")
+        return None
+
+
+@functools.cache
+def _compilation() -> Any:
+    """Has the kernel compiled, once per process, in case it is not in the cache."""
+    from .compilation import compile_ahead
+
+    return compile_ahead()

@@ -1,0 +1,288 @@
+"""The learner of the engine: RLlib's PPO learner with its inner loop laid bare.
+
+`EngineLearner` is plugged in as RLlib's learner class. Fragments of the engine's env runner are learned from in
+columns: one pass for values and advantages, minibatches by index, a closed-form gradient of the loss, a fused
+optimiser, and statistics of the last minibatch only, the one that RLlib keeps. State, schedules, metrics and
+checkpoints are RLlib's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns as Names
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY,
+    LEARNER_CONNECTOR,
+    LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_IN,
+    LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_OUT,
+    MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+
+from ..encoders import VECTOR
+from .batches import TrainBatch, batch_columns, row_order, with_advantages
+from .columns import taken
+from .compiled import KernelChoice
+from .fragments import Fragment, joined
+from .heads import heads_of
+from .objective import CONSTANTS, Objective
+from .optimisation import Descent, descent_for
+from .timing import log_pipeline
+
+if TYPE_CHECKING:
+    from .native import Native
+
+logger = logging.getLogger("ray.rllib")
+
+NUM_SKIPPED = "num_nonfinite_updates"
+"""Minibatches that were left out because their gradient was not finite, of the last iteration."""
+GRADIENT_NORM = "gradients_default_optimizer_global_norm"
+
+
+class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
+    """Learns from fragments; from anything else as RLlib does.
+
+    Args:
+        **kwargs: RLlib's own: `config`, `module_spec` ...
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._kernel = KernelChoice(self.config)
+        self._descent: Descent | None = None
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """RLlib's Adam, in its fused form."""
+        parameters = self.get_parameters(self._module[module_id])
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.Adam(parameters, fused=True),
+            params=parameters,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    def update(self, *args: Any, training_data: TrainingData | None = None, **kwargs: Any) -> Any:
+        """Learn from a batch; takes and gives back what RLlib's learner does."""
+        if training_data is None and "episodes" in kwargs:
+            training_data = TrainingData(episodes=kwargs.pop("episodes"))
+        if training_data is None:
+            return super().update(*args, **kwargs)
+        training_data.validate()
+        training_data.solve_refs()
+        episodes = training_data.episodes
+        if not episodes or not all(isinstance(one, Fragment) for one in episodes):
+            return super().update(*args, training_data=training_data, **kwargs)
+        return self._update_from(joined([one for one in episodes if len(one)]), **kwargs)
+
+    def _update_from(
+        self,
+        fragment: Fragment,
+        *,
+        timesteps: dict[str, Any] | None = None,
+        num_total_minibatches: int = 0,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool = False,
+        _no_metrics_reduce: bool = False,
+        **_: Any,
+    ) -> Any:
+        self._check_is_built()
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        self._weights_seq_no += 1
+        size = minibatch_size or len(fragment)
+        order = row_order(
+            len(fragment),
+            size,
+            num_epochs=num_epochs,
+            num_minibatches=num_total_minibatches,
+            shuffle=shuffle_batch_per_epoch and size < len(fragment),
+        )
+        native = self._native()
+        if native is not None:
+            num_skipped = self._learn_compiled(native, fragment, order, size)
+        else:
+            num_skipped = self._learn(self._train_batch(fragment), order, size)
+        if num_skipped:
+            logger.warning(f"{num_skipped} minibatches had gradients that are not finite, and were left out.")
+        self.metrics.log_value((DEFAULT_MODULE_ID, NUM_SKIPPED), num_skipped, reduce="sum")
+        self._log_steps(len(order), size, fragment)
+        self.after_gradient_based_update(timesteps=timesteps or {})
+        return None if _no_metrics_reduce else self.metrics.reduce()
+
+    def _train_batch(self, fragment: Fragment) -> TrainBatch:
+        """Values, advantages and tensors of what was sampled."""
+        began = time.perf_counter()
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        batch = TrainBatch(
+            fragment, module.compute_values, self._device, gamma=self.config.gamma, lambda_=self.config.lambda_
+        )
+        self._log_batch(len(fragment), time.perf_counter() - began)
+        return batch
+
+    def _log_batch(self, num_steps: int, seconds: float) -> None:
+        """What RLlib measures of its learner connectors."""
+        measured = {"general_advantage_estimation": seconds}
+        log_pipeline(self.metrics, (ALL_MODULES, LEARNER_CONNECTOR), self._learner_connector, measured)
+        for name in (LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_IN, LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_OUT):
+            self.metrics.log_value((ALL_MODULES, name), num_steps)
+
+    def _native(self) -> Native | None:
+        """The compiled kernel, when it covers this network and is compiled."""
+        if self.config.num_learners > 1:  # gradients go through torch to the other learners
+            return None
+        return self._kernel.ask(lambda: (self.module[DEFAULT_MODULE_ID], self.config, self._optimizer()))
+
+    def _learn_compiled(self, native: Native, fragment: Fragment, order: Any, size: int) -> int:
+        """All minibatches of an update in one call of the kernel; how many of them were left out."""
+        began = time.perf_counter()
+        observations = fragment.observations
+        native.refresh()
+        values = native.values(observations[VECTOR] if isinstance(observations, dict) else observations)
+        columns = with_advantages(fragment, values, gamma=self.config.gamma, lambda_=self.config.lambda_)
+        columns[Names.OBS] = taken(observations, fragment.rows)
+        self._log_batch(len(fragment), time.perf_counter() - began)
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
+        kl_coeff = self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]
+        said = native.update(columns, order, size, entropy_coeff=float(entropy_coeff), kl_coeff=float(kl_coeff))
+        num_skipped = int(said.pop("num_skipped"))
+        norm = said.pop("gradients_global_norm")
+        self.metrics.log_dict(said, key=DEFAULT_MODULE_ID, window=1)
+        self._log_norm(norm if math.isfinite(norm) else None)
+        return num_skipped
+
+    def _learn(self, batch: TrainBatch, order: Any, size: int) -> int:
+        """All minibatches of an update; how many of them were left out."""
+        module = self.module[DEFAULT_MODULE_ID]
+        module.train()
+        objective = self._objective(module.unwrapped())
+        if objective is not None:
+            batch.columns[CONSTANTS] = objective.constants(batch.columns)
+        # RLlib's forward_train switches every submodule into training mode again at each call.
+        is_plain = type(module).forward_train is TorchRLModule.forward_train
+        forward = module._forward_train if is_plain else module.forward_train
+        descent = self._descent
+        if descent is None:
+            descent = self._descent = descent_for(self._optimizer(), self.config)
+        descent.begin()
+        num_left, num_skipped = len(order) // size, 0
+        for columns in batch.minibatches(order, size):
+            num_left -= 1
+            seen = batch_columns(columns)
+            out = forward(seen)
+            if objective is None:
+                norm = self._step_by_rllibs_loss(descent, seen, out)
+            else:
+                norm = self._step(descent, objective, columns, out, keep=num_left == 0)
+            num_skipped += norm is None
+        descent.finish()
+        return num_skipped
+
+    def _objective(self, module: Any) -> Objective | None:
+        """The objective as it stands now, or None when the action distribution is one that only RLlib knows."""
+        config = self.config
+        heads = heads_of(module.get_train_action_dist_cls(), module.action_space)
+        if heads is None:
+            return None
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
+        return Objective(
+            heads,
+            clip=config.clip_param,
+            value_clip=config.vf_clip_param,
+            value_coeff=config.vf_loss_coeff,
+            entropy_coeff=float(entropy_coeff),
+            kl_coeff=float(self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]) if config.use_kl_loss else None,
+        )
+
+    def _step(
+        self, descent: Descent, objective: Objective, columns: dict[str, Any], out: dict[str, Any], *, keep: bool
+    ) -> float | None:
+        """Go one step down; the norm of the gradient, or None when it was not finite and nothing was done."""
+        inputs = out[Names.ACTION_DIST_INPUTS]
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        values = module.compute_values(columns, embeddings=out.get(Names.EMBEDDINGS))
+        with torch.no_grad():
+            gradients = objective.gradients(inputs, values, columns)
+            kept = objective.statistics(inputs, values, columns) if keep else None
+        ends = [
+            (output, gradient)
+            for output, gradient in zip((inputs, values), gradients, strict=True)
+            if output.requires_grad
+        ]
+        descent.zero()
+        if ends:
+            torch.autograd.backward([output for output, _ in ends], [gradient for _, gradient in ends])
+        norm = descent.step()
+        if kept is not None:
+            self.metrics.log_dict(kept, key=DEFAULT_MODULE_ID, window=1)
+            self._log_norm(norm)
+        return norm
+
+    def _step_by_rllibs_loss(self, descent: Descent, batch: dict[str, Any], out: dict[str, Any]) -> float | None:
+        """The same with RLlib's loss and torch's gradient of it, for distributions of the user's own."""
+        config = self.config.get_config_for_module(DEFAULT_MODULE_ID)
+        loss = self.compute_loss_for_module(module_id=DEFAULT_MODULE_ID, config=config, batch=batch, fwd_out=out)
+        descent.zero()
+        if loss.requires_grad:
+            loss.backward()
+        norm = descent.step()
+        self.metrics.log_value((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss.detach(), window=1)
+        self._log_norm(norm)
+        return norm
+
+    def _log_norm(self, norm: float | None) -> None:
+        """Where RLlib does."""
+        config = self.config
+        if norm is not None and (config.log_gradients or (config.grad_clip and config.grad_clip_by == "global_norm")):
+            self.metrics.log_value((DEFAULT_MODULE_ID, GRADIENT_NORM), norm, window=1)
+
+    def _optimizer(self) -> Any:
+        return self.get_optimizer(DEFAULT_MODULE_ID)
+
+    def _log_steps(self, num_rows: int, minibatch_size: int, fragment: Fragment) -> None:
+        """What RLlib counts at every minibatch, counted once; rows that are learned from twice count twice."""
+        module, everything = DEFAULT_MODULE_ID, ALL_MODULES
+        log = self.metrics.log_value
+        log((module, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
+        lag = float(self._weights_seq_no - fragment.weights_seq_no)
+        log((module, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), lag, window=1)
+        log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), minibatch_size, reduce="mean")
+        log((module, NUM_MODULE_STEPS_TRAINED), num_rows, reduce="sum")
+        for key in (
+            (module, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (everything, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (everything, NUM_ENV_STEPS_TRAINED_LIFETIME),
+        ):
+            log(key, num_rows, reduce="lifetime_sum", with_throughput=True)
+        for key in ((everything, NUM_MODULE_STEPS_TRAINED), (everything, NUM_ENV_STEPS_TRAINED)):
+            log(key, num_rows, reduce="sum", with_throughput=True)
+        self._metrics_all_modules_num_env_steps_trained.inc(value=num_rows)
+        self._metrics_all_modules_num_module_steps_trained.inc(value=num_rows)
+
+    def _get_optimizer_state(self) -> Any:
+        """As RLlib's own Adam would say it, so that RLlib restores it as its own."""
+        state = super()._get_optimizer_state()
+        for entry in state.values():
+            for group in entry["state"]["param_groups"]:
+                group["fused"] = None
+        return state
+
+    def _set_optimizer_state(self, state: Any) -> None:
+        """What RLlib's Adam or ours has saved; the fused form stays."""
+        super()._set_optimizer_state(state)
+        for optimizer in self._named_optimizers.values():
+            for group in optimizer.param_groups:
+                group["fused"], group["foreach"] = True, None

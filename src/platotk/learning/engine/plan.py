@@ -1,0 +1,184 @@
+"""Whether the engine can train a config, and if not, why not.
+
+`plan` is given a project and the config that RLlib would train, and gives back an `EnginePlan`; `apply` plugs it in
+through RLlib's own fields. What it does not cover is trained by RLlib's own runner and learner, and the run says why in
+one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...project import Project
+from ...spaces import Adapter
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+SETTINGS = "platotk_engine"
+"""Where the plan is kept in RLlib's `learner_config_dict`."""
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """Who trains.
+
+    Attributes:
+        path: "kernel" for the engine with the compiled kernel where it covers the network, "torch" for the engine
+            without it, None for RLlib's own runner and learner.
+        reason: Why RLlib trains, in one line; None for the engine, and where the project asked for RLlib.
+    """
+
+    path: str | None
+    reason: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What the run says about it."""
+        return None if self.reason is None else f"RLlib's own sampling and learning, not the fast engine: {self.reason}"
+
+
+def plan(project: Project, adapter: Adapter, config: AlgorithmConfig) -> EnginePlan:
+    """Who trains this config.
+
+    Args:
+        project: The project; `engine: rllib` turns the engine off.
+        adapter: The encoded spaces.
+        config: All but finished: with the project's sections, the sims and the observation filter.
+    """
+    if project.engine == "rllib":
+        return EnginePlan(None)
+    reason = next(_reasons(config), None)
+    return EnginePlan(_path(config)) if reason is None else EnginePlan(None, reason)
+
+
+def apply(chosen: EnginePlan, config: AlgorithmConfig) -> None:
+    """Plug the engine into a config, through fields that RLlib has for that; or note why not."""
+    config.learners(learner_config_dict={SETTINGS: {"path": chosen.path, "note": chosen.note}})
+    if chosen.path is None:
+        return
+    from .learner import EngineLearner
+    from .runner import EngineRunner
+
+    config.env_runners(env_runner_cls=EngineRunner)
+    config.learners(learner_class=EngineLearner)
+
+
+def chosen_for(config: AlgorithmConfig) -> dict[str, Any]:
+    """`path` and `note` of the plan that was applied to a config."""
+    settings: dict[str, Any] = config.learner_config_dict.get(SETTINGS) or {"path": None, "note": None}
+    return settings
+
+
+def _path(config: Any) -> str:
+    """Runner and learner ask the kernel itself about the network; here are reasons not even to compile it."""
+    spec = config._rl_module_spec
+    kind = None if spec is None else spec.module_class
+    is_rllibs = kind is None or kind.__module__.startswith(("ray.rllib.algorithms.ppo.", "platotk."))
+    has_gpu = bool(config.num_gpus_per_learner) and config.num_gpus_per_env_runner
+    return "kernel" if is_rllibs and not has_gpu else "torch"
+
+
+def _reasons(config: Any) -> Iterator[str]:
+    """What stands against the engine, most general first."""
+    from ray.rllib.algorithms.ppo import PPO
+
+    if config.algo_class is not PPO:
+        name = getattr(config.algo_class, "__name__", config.algo_class)
+        yield f"it trains PPO, and this is {name}"
+        return
+    if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
+        yield "the config asks for RLlib's old API stack"
+    if config.is_multi_agent:
+        yield "there are several agents"
+    yield from _own_parts(config)
+    yield from _own_data(config)
+    yield from _own_learning(config)
+    yield from _module(config)
+
+
+def _own_parts(config: Any) -> Iterator[str]:
+    """Parts of the user's own that stand where the engine's would."""
+    if config.env_runner_cls is not None:
+        yield f"the config has an env runner of its own, {config.env_runner_cls.__name__}"
+    if config._learner_class is not None:
+        yield f"the config has a learner of its own, {config._learner_class.__name__}"
+    if config._env_to_module_connector is not None and not _is_our_filter(config._env_to_module_connector):
+        yield "the config has an env_to_module_connector of its own"
+    for name in ("module_to_env", "learner"):
+        if getattr(config, f"_{name}_connector") is not None:
+            yield f"the config has a {name}_connector of its own"
+    for name in ("env_to_module", "module_to_env", "learner"):
+        if not getattr(config, f"add_default_connectors_to_{name}_pipeline"):
+            yield f"add_default_connectors_to_{name}_pipeline is off"
+
+
+def _own_data(config: Any) -> Iterator[str]:
+    """Those who look at what was sampled expect RLlib's episodes."""
+    if config.input_ != "sampler":
+        yield "it learns from recorded data"
+    if config.output is not None:
+        yield "episodes are recorded (output)"
+    if _samples_are_looked_at(config):
+        yield "an on_sample_end callback looks at RLlib's episodes"
+    if config.custom_evaluation_function is not None:
+        yield "there is a custom_evaluation_function"
+
+
+def _own_learning(config: Any) -> Iterator[str]:
+    """Ways of learning that the engine's learner has not."""
+    if config.framework_str != "torch":
+        yield f"the framework is {config.framework_str}"
+    if not config.use_critic:
+        yield "use_critic is off"
+    for name in ("torch_compile_learner", "torch_compile_worker"):
+        if getattr(config, name):
+            yield f"{name} is on"
+    if config._torch_grad_scaler_class is not None:
+        yield "gradients are scaled (_torch_grad_scaler_class)"
+    if config._torch_lr_scheduler_classes:
+        yield "torch's learning-rate schedulers are used (_torch_lr_scheduler_classes)"
+    if config.policies_to_train is not None:
+        yield "policies_to_train is set"
+
+
+def _module(config: Any) -> Iterator[str]:
+    """Networks that the engine cannot run."""
+    from ray.rllib.algorithms.ppo.default_ppo_rl_module import DefaultPPORLModule
+    from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI, ValueFunctionAPI
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    spec = config._rl_module_spec
+    if isinstance(spec, MultiRLModuleSpec):
+        yield "the network is a MultiRLModule"
+        return
+    kind = DefaultPPORLModule if spec is None or spec.module_class is None else spec.module_class
+    model = config.model_config if spec is None or spec.model_config is None else spec.model_config
+    uses_lstm = model.get("use_lstm") if isinstance(model, dict) else getattr(model, "use_lstm", False)
+    has_state = kind.get_initial_state not in (RLModule.get_initial_state, DefaultPPORLModule.get_initial_state)
+    if uses_lstm or has_state:
+        yield "the network has memory"
+    if issubclass(kind, SelfSupervisedLossAPI):
+        yield f"{kind.__name__} has a loss of its own"
+    if not issubclass(kind, ValueFunctionAPI):
+        yield f"{kind.__name__} gives no values (ValueFunctionAPI)"
+
+
+def _is_our_filter(connector: Any) -> bool:
+    from ..filters import NumericFilter
+
+    return isinstance(connector, partial) and NumericFilter in connector.args
+
+
+def _samples_are_looked_at(config: Any) -> bool:
+    """Whether anybody but platotk, which only counts failures of sims there, has an `on_sample_end`."""
+    from ..algorithm import count_failures
+    from .episodes import overrides
+
+    given = config.callbacks_on_sample_end
+    given = list(given) if isinstance(given, (list, tuple)) else [given]
+    return any(callback not in (None, count_failures) for callback in given) or overrides(config, "on_sample_end")
