@@ -19,8 +19,8 @@ from platotk import Project, SimError, __version__
 from platotk.cli import app
 
 COMMANDS = [
-    *("init", "check", "train", "assess", "export", "verify", "act", "serve"),
-    *("runs", "show", "compare", "schema"),
+    *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
+    *("runs", "show", "compare", "logs", "stop", "fetch", "node", "schema"),
 ]
 TINY = """\
 name: tiny

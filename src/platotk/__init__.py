@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent
+    from .agents.bundle import deploy
     from .agents.export import export
     from .assessment.assess import assess
+    from .compute.jobs import fetch, follow, logs, stop, submit
     from .errors import (
         AgentError,
         AzureError,
@@ -49,9 +51,15 @@ __all__ = [
     "SubmitError",
     "assess",
     "check",
+    "deploy",
     "export",
+    "fetch",
+    "follow",
+    "logs",
     "runs",
     "serve",
+    "stop",
+    "submit",
     "train",
 ]
 
@@ -62,9 +70,15 @@ _HOME = {
     "Run": "run",
     "assess": "assessment.assess",
     "check": "sims.checks",
+    "deploy": "agents.bundle",
     "export": "agents.export",
+    "fetch": "compute.jobs",
+    "follow": "compute.jobs",
+    "logs": "compute.jobs",
     "runs": "run",
     "serve": "agents.server",
+    "stop": "compute.jobs",
+    "submit": "compute.jobs",
     "train": "learning.training",
 }
 """Which module a name lives in, where it is not `errors`."""

@@ -19,7 +19,21 @@ from types import TracebackType
 from typing import Any
 
 BARS = "▁▂▃▄▅▆▇█"
-COMMANDS = ("init", "check", "train", "assess", "export", "verify", "act", "serve", "runs", "show", "compare", "schema")
+COMMANDS = (
+    "init",
+    "check",
+    "train",
+    "assess",
+    "export",
+    "verify",
+    "act",
+    "serve",
+    "deploy",
+    "runs",
+    "show",
+    "compare",
+    "schema",
+)
 
 
 def plato_command() -> str:

@@ -46,11 +46,16 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
 def this_process() -> dict[str, Any]:
     """This process: number, host, boot and start time, so that it is not taken for another one later."""
+    return describe_process(os.getpid())
+
+
+def describe_process(pid: int) -> dict[str, Any]:
+    """The same of any process of this machine."""
     return {
-        "pid": os.getpid(),
+        "pid": pid,
         "host": socket.gethostname(),
         "boot_id": _boot_id(),
-        "start": _process_start(os.getpid()),
+        "start": _process_start(pid),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,18 @@ def test_acting_needs_neither_ray_nor_torch_nor_mlflow(adder_agent):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_onnxruntime_reports_to_nobody(adder_agent):
+    script = (
+        "import os, sys\n"
+        "from platotk.agents.agent import Agent\n"
+        f"Agent.load({str(adder_agent)!r})\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=clean)
+    assert done.stdout.strip() == "1"
 
 
 def test_a_run_is_not_an_agent_and_the_error_says_what_to_type(adder_run):

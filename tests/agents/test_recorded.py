@@ -71,5 +71,5 @@ def test_what_is_no_value_of_the_space_is_refused(bad):
     ],
 )
 def test_rubbish_is_refused(data):
-    with pytest.raises(AgentError, match="parity.json cannot be read"):
+    with pytest.raises(AgentError, match=r"parity\.json cannot be read"):
         unpack(spaces.Box(-9, 9, (16, 16), np.float32), data)

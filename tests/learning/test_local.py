@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,13 +37,20 @@ def children():
 told, seen = {}, []
 for name, sim in (("PPO", "CartPole-v1"), ("SAC", "Pendulum-v1"), ("DQN", "CartPole-v1")):
     training = {"train_batch_size_per_learner": 64}
-    training |= {"minibatch_size": 32, "num_epochs": 1} if name == "PPO" else {"num_steps_sampled_before_learning_starts": 20}
+    if name == "PPO":
+        training |= {"minibatch_size": 32, "num_epochs": 1}
+    else:
+        training |= {"num_steps_sampled_before_learning_starts": 20}
     project = Project(
         sim=sim, algorithm=name, training=training, max_episode_steps=30, tracking={"mlflow": False},
         reporting={} if name == "PPO" else {"min_sample_timesteps_per_iteration": 64},
         evaluation={"evaluation_interval": 1, "evaluation_duration": 2}, stop={"iterations": 1}, seed=3,
     )
-    look = lambda event: seen.append((ray.is_initialized(), children())) if event["event"] in ("iteration", "checkpoint") else None
+
+    def look(event):
+        if event["event"] in ("iteration", "checkpoint"):
+            seen.append((ray.is_initialized(), children()))
+
     run = train(project, run=pathlib.Path(sys.argv[1]) / name, on_event=look)
     again = train(project.override(["stop.iterations=2"]), run=run, on_event=look)
     policy = load_policy(again, "last")
@@ -113,7 +119,9 @@ def test_the_group_is_rllibs_own_and_only_while_it_is_built() -> None:
     assert module.EnvRunnerGroup is EnvRunnerGroup
     assert issubclass(local.local_group_class(), EnvRunnerGroup)
     # Should RLlib learn to put something elsewhere, this names the method that is missing.
-    putting = [name for name, method in vars(EnvRunnerGroup).items() if "put" in getattr(method, "__code__", _NONE).co_names]
+    putting = [
+        name for name, method in vars(EnvRunnerGroup).items() if "put" in getattr(method, "__code__", _NONE).co_names
+    ]
     assert sorted(putting) == sorted(local._PUTTING)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -281,6 +282,7 @@ def _feeds(encoded: Any) -> dict[str, Any]:
 
 def _session(model: bytes, outputs: list[str]) -> Any:
     """A function from named inputs to the listed outputs, on one thread: a policy is too small to share out."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it reports to Microsoft on Linux as well
     try:
         import onnxruntime
     except ImportError as error:

@@ -192,8 +192,9 @@ def _has_engine() -> bool:
 def _build(path: Path, tag: str) -> None:
     command = ["docker", "build", "--tag", tag, "."]
     environment = {key: value for key, value in os.environ.items() if key != "PLATO_SERVE_KEY"}
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, cwd=path, env=environment, check=False, **both)
+    done = subprocess.run(
+        command, cwd=path, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode != 0:
         said = done.stdout.decode("utf-8", "replace").splitlines()[-15:]
         raise ProjectError(

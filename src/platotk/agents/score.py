@@ -63,7 +63,7 @@ def _ask(server: Server, body: bytes) -> tuple[int, Any]:
     async def send(message: MutableMapping[str, Any]) -> None:
         said.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/act", "headers": [], "client": None}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/act", "headers": [], "client": None}
     with suppress(StopIteration):
         server(scope, receive, send).__await__().send(None)
     start, content = said

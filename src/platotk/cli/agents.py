@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 
 LONGEST_EXAMPLE = 60
+Controllers = Annotated[
+    bool, typer.Option("--controllers", help="Import the fallback controller that the agent names; it is code.")
+]
 
 
 @app.command(
@@ -40,20 +43,24 @@ LONGEST_EXAMPLE = 60
 def export(
     run: RunRef = None,
     checkpoint: CheckpointRef = "best",
+    as_zip: Annotated[bool, typer.Option("--zip", help="Write it as one file too, beside the folder.")] = False,
     project: ProjectPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the agent: a folder that needs no Ray, proven equal."""
     from ..agents import export as exporting
+    from ..agents.archive import write_archive
     from ..agents.manifest import read_manifest
 
     found = load_run(run, project)
     folder = exporting.export(found, checkpoint=checkpoint, on_event=console.exporting)
+    archive = write_archive(folder) if as_zip else None
     manifest, files = read_manifest(folder)
     if as_json:
-        console.json(about_agent(folder, manifest, files))
+        about = about_agent(folder, manifest, files)
+        console.json(about if archive is None else {**about, "archive": str(archive)})
     else:
-        console.exported(folder, found, manifest, num_bytes(files), _example(found))
+        console.exported(folder, found, manifest, num_bytes(files), _example(found), archive=archive)
 
 
 @app.command(cls=Command, epilog=examples("plato verify", "plato verify runs/night/agent", "plato verify --json"))
@@ -61,7 +68,7 @@ def verify(agent: AgentRef = None, project: ProjectPath = None, as_json: AsJson 
     """Replay an agent's recording: does it act as it was trained?"""
     from ..agents.agent import Agent
 
-    folder = _agent(agent, project)
+    folder = agent_folder(agent, project)
     proof = Agent.load(folder).verify()
     if as_json:
         console.json({"agent": str(folder), **proof.to_dict()})
@@ -93,19 +100,23 @@ def act(
         str | None,
         typer.Option(metavar="WHICH", help="Ask this checkpoint of the run: best, last, or an iteration."),
     ] = None,
+    controllers: Controllers = False,
     project: ProjectPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer one observation with the best action."""
     text = sys.stdin.read() if observation == "-" else observation
     value, mask_value = parse_json(text, "the observation"), None if mask is None else parse_json(mask, "--mask")
-    policy, about = _policy(source, checkpoint, project)
+    policy, about = _policy(source, checkpoint, project, controllers)
     from .. import spaces
+    from ..agents.guarded import read_observation
 
     session = policy.session()  # one observation is the first of an episode, for agents with memory too
-    action = session.act(spaces.from_json(policy.observation_space, value), mask=mask_value)
-    answer = spaces.to_json(policy.action_space, action)
-    console.json({"action": answer, **about} if as_json else answer)
+    action = session.act(read_observation(policy, value), mask=mask_value)
+    answer, did = spaces.to_json(policy.action_space, action), list(getattr(session, "guarded", ()))
+    if did and not as_json:
+        console.note("guarded: " + ", ".join(f"{one['guard']} {one['leaf']}" for one in did))
+    console.json({"action": answer, **({"guarded": did} if did else {}), **about} if as_json else answer)
 
 
 @app.command(
@@ -123,13 +134,14 @@ def serve(
         typer.Option(metavar="PATH", help="Holds the key that clients must send. Default: $PLATO_SERVE_KEY."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that answer.")] = 1,
+    controllers: Controllers = False,
     project: ProjectPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer observations over HTTP, until Ctrl-C."""
     from ..agents import server
 
-    folder = _agent(agent, project)
+    folder = agent_folder(agent, project)
 
     def tell(event: dict[str, Any]) -> None:
         if as_json:
@@ -139,33 +151,47 @@ def serve(
             console.note(f"{folder} answers at {event['url']} (try it there in a browser; Ctrl-C stops it)")
 
     key = None if key_file is None else server.read_key(key_file)
-    server.serve(folder, host=host, port=port, key=key, workers=workers, on_event=tell)
+    allowed = _root(project) if controllers else False
+    server.serve(folder, host=host, port=port, key=key, workers=workers, controllers=allowed, on_event=tell)
 
 
-def _policy(source: str | None, checkpoint: str | None, project: Path | None) -> tuple[Policy, dict[str, Any]]:
+def _policy(
+    source: str | None, checkpoint: str | None, project: Path | None, controllers: bool
+) -> tuple[Policy, dict[str, Any]]:
     """What acts: an exported agent where there is one, otherwise a run's checkpoint; and what `--json` says of it."""
     from ..agents.folders import is_agent, newest_agent
 
     if source is not None and is_agent(source):
         if checkpoint is not None:
             raise ProjectError(f"--checkpoint names one of a run, and {source} is an agent.", hint="Leave it out.")
-        return _agent_policy(Path(source))
+        return _agent_policy(Path(source), _root(project) if controllers else False)
     found = load_run(source, project)
     agent = None if checkpoint is not None else newest_agent(found)
     if agent is not None:
-        return _agent_policy(agent)
+        return _agent_policy(agent, _root(project) if controllers else False)
+    from ..agents.guarded import guard_policy
     from ..learning import policies
 
     path = policies.find_checkpoint(found, checkpoint or "best")
     policy = policies.load_policy(found, path)
     console.acting(path, policy.has_memory, run=found)
-    return policy, {"agent": None, "run": found.name, "checkpoint": path.name}
+    return guard_policy(policy, found.project), {"agent": None, "run": found.name, "checkpoint": path.name}
 
 
-def _agent_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
+def _root(path: Path | None) -> Path:
+    """Where controllers are looked for first: in the project that is named or found from here, or else here."""
+    from ..project import Project
+
+    try:
+        return Project.find(path).parent
+    except ProjectError:
+        return (path or Path()).resolve()
+
+
+def _agent_policy(folder: Path, controllers: bool | Path) -> tuple[Policy, dict[str, Any]]:
     from ..agents.agent import Agent
 
-    agent = Agent.load(folder)
+    agent = Agent.load(folder, controllers=controllers)
     console.acting(folder, agent.has_memory)
     return agent, {"agent": str(folder), "run": agent.manifest.get("provenance", {}).get("run")}
 
@@ -181,9 +207,12 @@ def num_bytes(files: dict[str, bytes]) -> int:
     return sum(len(data) for data in files.values())
 
 
-def _agent(name: str | None, path: Path | None) -> Path:
-    from ..agents.folders import find_agent
+def agent_folder(name: str | None, path: Path | None) -> Path:
+    """The agent of that name or path; the newest without one."""
+    from ..agents.folders import find_agent, is_agent
 
+    if name is not None and is_agent(name):
+        return Path(name)  # without looking for a project, which takes a third of the time until `serve` answers
     return find_agent(name, runs_dir=find_runs_dir(path))
 
 

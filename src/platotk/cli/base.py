@@ -40,7 +40,10 @@ AgentRef = Annotated[
 CheckpointRef = Annotated[str, typer.Option(metavar="WHICH", help="best, last, or an iteration.")]
 
 
-ORDER = ("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy")
+ORDER = (
+    *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
+    *("runs", "show", "compare", "logs", "stop", "fetch", "node"),
+)
 """The path of a user; `plato --help` lists these first."""
 
 

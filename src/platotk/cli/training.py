@@ -9,6 +9,7 @@ import typer
 
 from .. import console
 from ..errors import ProjectError
+from . import jobs
 from .base import AsJson, CheckpointRef, Command, Overrides, ProjectPath, app, examples, load_project, load_run
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         "plato train --set training.lr=1e-3 --seed 8",
         "plato train --resume",
         "plato train --run runs/night",
+        "plato train --on local --detach",
     ),
 )
 def train(
@@ -36,6 +38,10 @@ def train(
         str | None, typer.Option(metavar="[RUN]", help="Continue a run. Without a RUN: the newest.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="The same as --set seed=N.")] = None,
+    on: jobs.On = None,
+    detach: jobs.Detach = False,
+    dry_run: jobs.DryRun = False,
+    nodes: jobs.Nodes = None,
     as_json: AsJson = False,
 ) -> None:
     """Train until a stop rule is met. Ctrl-C saves a checkpoint and exits with 75; --resume goes on."""
@@ -52,6 +58,21 @@ def train(
         loaded = resumed.project.override(changes) if changes else resumed.project
     else:
         resumed, loaded = None, load_project(project, changes)
+    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes)
+    if on is not None:
+        words = [word for change in changes for word in ("--set", change)] if resumed or run is not None else []
+        given = run if resumed is None else resumed
+        return jobs.submit(
+            "train",
+            loaded,
+            on=on,
+            run=given,
+            words=words,
+            detach=detach,
+            dry_run=dry_run,
+            nodes=nodes,
+            as_json=as_json,
+        )
     if not supervisor.is_supervised():
         again = [word for change in changes for word in ("--set", change)] + ["--json"] * as_json
         code = supervisor.supervise(
@@ -64,11 +85,11 @@ def train(
     from ..learning import curves, training
 
     with console.TrainingView() as view:
-        trained = training.train(loaded, run=run, resume=resumed, on_event=view)
-        view.ended(trained, curves.write_curves([trained], trained.path / curves.PAGE))
+        done = training.train(loaded, run=run, resume=resumed, on_event=view)
+        view.ended(done, curves.write_curves([done], done.path / curves.PAGE))
     if as_json:
-        console.json(_trained(trained))
-    raise typer.Exit(supervisor.STOPPED if trained.status == "stopped" else 0)
+        console.json(trained(done))
+    raise typer.Exit(supervisor.STOPPED if done.status == "stopped" else 0)
 
 
 @app.command(
@@ -93,12 +114,31 @@ def assess(
     checkpoint: CheckpointRef = "best",
     project: ProjectPath = None,
     overrides: Overrides = None,
+    on: jobs.On = None,
+    detach: jobs.Detach = False,
+    dry_run: jobs.DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Play seeded episodes without exploration: how good is it?"""
     from ..agents.folders import is_agent, run_of
     from ..assessment import assess as assessing
 
+    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run)
+    if on is not None:
+        words = ["--episodes", str(episodes), "--checkpoint", checkpoint]
+        words += [] if seed is None else ["--seed", str(seed)]
+        words += [word for change in overrides or [] for word in ("--set", change)]
+        return jobs.submit(
+            "assess",
+            None,
+            on=on,
+            run=load_run(what, project),
+            words=words,
+            detach=detach,
+            dry_run=dry_run,
+            nodes=None,
+            as_json=as_json,
+        )
     agent = Path(what) if what is not None and is_agent(what) else None
     found = load_run(what, project) if agent is None else run_of(agent)
     changed = found.project.override(overrides) if found is not None and overrides else None
@@ -117,7 +157,7 @@ def assess(
         console.assessed(assessment, found if agent is None else None)
 
 
-def _trained(run: Run) -> dict[str, Any]:
+def trained(run: Run) -> dict[str, Any]:
     """What `plato train --json` says."""
     last = (run.metrics() or [{}])[-1]
     return {

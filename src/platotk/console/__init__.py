@@ -11,6 +11,7 @@ from .answers import (
     agent,
     assessed,
     compared,
+    deployed,
     exported,
     exporting,
     findings,
@@ -20,6 +21,7 @@ from .answers import (
     verified,
 )
 from .basics import counting, error, json, note, text, traceback, waiting
+from .jobs import detached, job_ended, job_state, output, output_to_people, submitted
 from .training import TrainingView
 
 __all__ = [
@@ -29,15 +31,22 @@ __all__ = [
     "assessed",
     "compared",
     "counting",
+    "deployed",
+    "detached",
     "error",
     "exported",
     "exporting",
     "findings",
+    "job_ended",
+    "job_state",
     "json",
     "note",
+    "output",
+    "output_to_people",
     "run",
     "runs",
     "started",
+    "submitted",
     "text",
     "traceback",
     "verified",

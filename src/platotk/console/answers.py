@@ -18,6 +18,7 @@ from .people import STYLES, next_step, pairs, people, places, say, styled, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..agents.bundle import Deployment
     from ..assessment.assess import Assessment
     from ..project import Project
     from ..run import Run
@@ -103,11 +104,20 @@ def compared(rows: Sequence[Mapping[str, Any]], page: Path | None) -> None:
 def assessed(assessment: Assessment, run: Run | None) -> None:
     """The figures of an assessment; of a run: and how to export it."""
     out = people()
-    pairs(out, assessment.summary())
+    summary = assessment.summary()
+    pairs(out, {**summary, "guards": _guards(summary.get("guards"))})
     if assessment.path is not None:
         say(out, f"  kept in  {shown(assessment.path)}")
     if run is not None:
         next_step(out, run.path.parent.parent, f"export {shlex.quote(run.name)}")
+
+
+def _guards(report: Mapping[str, Any] | None) -> list[str]:
+    """What guards did, a line each."""
+    if report is None:
+        return []
+    lines = [f"{report['guarded']:,} of {report['actions']:,} actions"]
+    return lines + [f"{one['guard']} {one['leaf']}: {one['count']:,}" for one in report["did"]]
 
 
 def exporting(event: Mapping[str, Any]) -> None:
@@ -120,14 +130,46 @@ def exporting(event: Mapping[str, Any]) -> None:
     note(steps.get(event["step"], event["step"]))
 
 
-def exported(folder: Path, run: Run, manifest: Mapping[str, Any], num_bytes: int, example: str | None) -> None:
+def exported(
+    folder: Path,
+    run: Run,
+    manifest: Mapping[str, Any],
+    num_bytes: int,
+    example: str | None,
+    *,
+    archive: Path | None = None,
+) -> None:
     """Where the agent is, how equal it is, and an observation to try next."""
     out = people()
     say(out, "Exported", "bold")
     say(out, f"  agent   {shown(folder)}  ({_size(num_bytes)}, checkpoint {manifest['provenance']['checkpoint']})")
+    if archive is not None:
+        say(out, f"  zip     {shown(archive)}  ({_size(archive.stat().st_size)})")
     say(out, f"  parity  {_parity(manifest['parity'])}")
     root = run.path.parent.parent
     next_step(out, root, "verify" if example is None else f"act {shlex.quote(example)}")
+
+
+def deployed(made: Deployment, *, dry_run: bool) -> None:
+    """What was written, or would be, and the commands that start it."""
+    out = people()
+    size = _size(sum(made.files.values()))
+    say(out, "Would write" if dry_run else "Wrote", "bold")
+    say(out, f"  {shown(made.path)}  ({len(made.files)} files, {size})")
+    if dry_run:
+        for name, num_bytes in made.files.items():
+            say(out, f"    {name}  {_size(num_bytes)}")
+        for name, text in made.texts.items():
+            say(out, f"  --- {name}", "bold")
+            for line in text.splitlines():
+                say(out, f"    {line}")
+    if made.is_built:
+        say(out, f"  built  {made.tag}")
+    say(out, "Start it with:")
+    for command in [f"cd {shlex.quote(str(made.path))}", *(made.commands[1:] if made.is_built else made.commands)]:
+        say(out, f"  {command}")
+    if made.tag:
+        say(out, "The key comes from your environment: export PLATO_SERVE_KEY=$(openssl rand -hex 24)")
 
 
 def verified(folder: Path, proof: Mapping[str, Any]) -> None:

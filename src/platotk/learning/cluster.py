@@ -82,7 +82,7 @@ class RayStart:
                 # First what Ray does not import: two threads that import the same modules in different order could
                 # see one half-made.
                 import torch  # noqa: F401
-            import ray.rllib.algorithms.ppo
+            import ray.rllib.algorithms.ppo  # noqa: F401
 
             quiet_rllib()
         except ImportError as error:

@@ -94,7 +94,7 @@ def local_group_class() -> Any:
     global _group_class
     if _group_class is None:
 
-        class LocalEnvRunnerGroup(EnvRunnerGroup):
+        class LocalEnvRunnerGroup(EnvRunnerGroup):  # type: ignore[misc]
             """`EnvRunnerGroup` that never asks Ray for anything."""
 
         for name in _PUTTING:

@@ -244,7 +244,7 @@ class _Builder:
             is_last = index == len(linears) - 1
             num_free = len(free) if is_last and free is not None else 0
             source = self.add(source, weight, bias, activation, num_free)
-            if num_free:
+            if num_free and free is not None:
                 layer = len(self.rows) - 1
                 self.tensors.append(Tensor(free, layer, self.rows[layer][Layer.INPUTS], weight.shape[0]))
         return float(model.log_std_clip_param[0]) if model.clip_log_std else float("inf")

@@ -1,5 +1,6 @@
 # Sets up .venv beside this file the first time, then serves the agent.
 $ErrorActionPreference = "Stop"
+$env:ORT_DISABLE_TELEMETRY = "1"
 Set-Location $PSScriptRoot
 function Invoke-Checked { & $args[0] @($args | Select-Object -Skip 1); if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE } }
 if (-not (Test-Path .venv/.complete)) {

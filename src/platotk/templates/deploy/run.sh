@@ -1,6 +1,7 @@
 #!/bin/sh
 # Sets up .venv beside this file the first time, then serves the agent.
 set -eu
+export ORT_DISABLE_TELEMETRY=1
 cd "$(dirname "$0")"
 if [ ! -f .venv/.complete ]; then
     "${PYTHON:-python3}" -m venv .venv

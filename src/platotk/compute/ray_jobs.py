@@ -1,0 +1,212 @@
+"""The backend `ray`: any Ray cluster, through the Ray Jobs API (`http://HEAD:8265`).
+
+The project's files and platotk itself travel with the job. Such a cluster has no way to download files, so runs go
+through `storage:`, which this machine and every node of the cluster see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field
+
+from ..errors import BackendError, SubmitError, missing_extra
+from ..project_fields import Count, Free, Seconds, Section, Words
+from ..run import Run
+from . import snapshot
+from .base import (
+    JOB_VARIABLE,
+    STOPPED_EXIT_CODE,
+    BaseOptions,
+    Job,
+    JobSpec,
+    JobState,
+    JobStatus,
+    UnreachableError,
+)
+from .storage import Storage
+
+Value = TypeVar("Value")
+KEPT_HERE = ("root", "backend", "jobs", "command", "git", "created")
+"""What run.json says here, whatever the job says."""
+
+
+class RayOptions(BaseOptions):
+    """A Ray cluster that is there already: a laptop's, on VMs, KubeRay's."""
+
+    address: Words = "http://127.0.0.1:8265"
+    """Of the cluster's dashboard, where the Jobs API is."""
+    storage: Words | None = None
+    """Where runs go through: a path that this machine and all nodes see, or an fsspec URL such as s3://bucket/runs."""
+    storage_options: Free = Field(default_factory=dict)
+    """Of the fsspec file system. No secrets: those come from each machine's own environment."""
+    sync: Seconds = 5.0
+    """How often a job copies what it has written to the storage."""
+    grace: Seconds = 60.0
+    """How long a stopped job may take to save itself."""
+    timeout: Seconds | None = None
+    """How long a job may run; no limit by default."""
+    requirements: tuple[Words, ...] = ()
+    """Packages to install for the job with pip, when the cluster's image lacks them."""
+    cpus: Count | None = None
+    """CPUs to keep for the process that trains; 0 by default, which runs it on the head."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """`timeout` in seconds."""
+        return self.timeout
+
+
+class RayBackend:
+    """Runs a job on a Ray cluster."""
+
+    Options: ClassVar[type[Section]] = RayOptions
+
+    def __init__(self, name: str, options: RayOptions) -> None:
+        self.name, self.options = name, options
+
+    def request(self, job: JobSpec) -> dict[str, Any]:
+        """What goes to the Jobs API, with the paths of the folders that are uploaded."""
+        if job.nodes != 1:
+            raise SubmitError(
+                f"{job.nodes} nodes were asked for; backend {self.name!r} has as many as its cluster.",
+                hint="Leave --nodes out.",
+            )
+        url = self._url(job.name)
+        snapshot.size_of(job.working_dir)
+        command = " ".join(shlex.quote(word) for word in job.command)
+        carried = [job.name, url, self.options.sync, job.timeout_s or 0, self.options.grace]
+        words = " ".join(shlex.quote(str(word)) for word in carried)
+        runtime_env: dict[str, Any] = {
+            "working_dir": str(job.working_dir),
+            "py_modules": [str(Path(__file__).resolve().parents[1])],
+            "env_vars": {
+                **dict(job.environment),
+                JOB_VARIABLE: job.name,
+                "PYTHONUNBUFFERED": "1",
+                "RAY_JOB_STOP_WAIT_TIME_S": f"{self.options.grace:g}",
+                "PLATOTK_STORAGE_OPTIONS": json.dumps(self.options.storage_options),
+            },
+        }
+        requirements = [*self.options.requirements, *job.requirements]
+        if requirements:
+            runtime_env["pip"] = requirements
+        return {
+            "address": self.options.address,
+            "entrypoint": f"python -m platotk.compute.carried {words} -- {command}",
+            "runtime_env": runtime_env,
+            "metadata": {"platotk_run": job.name},
+            "entrypoint_num_cpus": self.options.cpus or 0,
+        }
+
+    def submit(self, job: JobSpec) -> Job:
+        """Check the cluster, put the run into the storage, upload the files, submit."""
+        request = self.request(job)
+        client = self._client()
+        self._require_same_ray(client)
+        Storage(self._url(job.name), self.options.storage_options).put(job.run, {})
+        now = datetime.now(timezone.utc)
+        name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', job.name)}-{secrets.token_hex(3)}"
+        request.pop("address")
+        with tempfile.TemporaryDirectory() as folder:
+            snapshot.snapshot(job.working_dir, Path(folder) / "project")
+            request["runtime_env"]["working_dir"] = str(Path(folder) / "project")
+            try:
+                _ask(lambda: client.submit_job(submission_id=name, **request), self.options.address)
+            except BackendError as error:
+                raise SubmitError(error.message, hint=error.hint) from None
+        details = {"address": self.options.address, "storage": self._url(job.name)}
+        return Job(id=name, backend=self.name, submitted=now.isoformat(timespec="seconds"), details=details)
+
+    def status(self, job: Job) -> JobState:
+        """As the Jobs API says; a command that stopped to go on later was stopped, not failed."""
+        client = self._client()
+        about = _ask(lambda: client.get_job_info(job.id), self.options.address)
+        status, code = JobStatus(str(about.status.value)), about.driver_exit_code
+        message = " ".join(str(about.message or "").split())[:300]
+        if status is JobStatus.FAILED and code == STOPPED_EXIT_CODE:
+            status = JobStatus.STOPPED
+        if status is JobStatus.SUCCEEDED:
+            return JobState(status, exit_code=0)
+        if status is JobStatus.RUNNING:
+            return JobState(status)
+        return JobState(status, message, code if status.has_ended else None)
+
+    def logs(self, job: Job, start: int = 0) -> tuple[str, int]:
+        """From character `start` on; the Jobs API always sends all of it."""
+        client = self._client()
+        text: str = _ask(lambda: client.get_job_logs(job.id), self.options.address)
+        return text[start:], max(start, len(text))
+
+    def stop(self, job: Job) -> None:
+        """SIGTERM to the job, which has `grace` to save itself."""
+        if self.status(job).status.has_ended:
+            return
+        client = self._client()
+        _ask(lambda: client.stop_job(job.id), self.options.address)
+
+    def fetch(self, job: Job, run: Run) -> None:
+        """From the storage; what only this machine knows of the run stays."""
+        kept = {key: value for key, value in run.info.items() if key in KEPT_HERE}
+        Storage(str(job.details["storage"]), self.options.storage_options).get(run.path)
+        run.update(**kept)
+
+    def _url(self, name: str) -> str:
+        if self.options.storage is None:
+            raise SubmitError(
+                f"backend {self.name!r} has no storage: a Ray cluster has no way to send files back.",
+                hint="Under it in plato.yaml: storage: a path that all nodes and this machine see, or s3://bucket/runs",
+            )
+        return f"{self.options.storage.rstrip('/')}/{name}"
+
+    def _client(self) -> Any:
+        try:
+            from ray.job_submission import JobSubmissionClient
+        except ImportError:
+            raise missing_extra("Ray", "ray") from None
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            return _ask(lambda: JobSubmissionClient(self.options.address), self.options.address)
+        except BackendError as error:
+            if "ray[default]" in error.message:
+                raise missing_extra("ray[default]", "ray") from None
+            raise
+
+    def _require_same_ray(self, client: Any) -> None:
+        """A run's checkpoints are only read by the Ray that wrote them."""
+        import importlib.metadata
+
+        theirs, ours = str(getattr(client, "_server_ray_version", "")), importlib.metadata.version("ray")
+        if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
+            raise SubmitError(
+                f"the cluster at {self.options.address} runs Ray {theirs}, this machine {ours}.",
+                hint=f"Use an image with Ray {ours}, such as rayproject/ray:{ours}-py3{sys.version_info[1]}",
+            )
+
+
+def _ask(question: Callable[[], Value], address: str) -> Value:
+    """The SDK raises bare RuntimeErrors for what the server says, ConnectionErrors for silence."""
+    import requests
+
+    try:
+        return question()
+    except (ConnectionError, requests.RequestException, TimeoutError):
+        raise UnreachableError(
+            f"no Ray cluster answers at {address}.",
+            hint="Is it up, and its dashboard's port open from here? ssh -L 8265:127.0.0.1:8265 HEAD",
+        ) from None
+    except RuntimeError as error:
+        text = str(error).strip()
+        is_down = re.search(r"status code 5\d\d", text) is not None and "Traceback" not in text
+        kind = UnreachableError if is_down else BackendError
+        raise kind(f"the Ray cluster at {address} refused: {text[:600]}") from None
