@@ -72,8 +72,9 @@ check: install ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## measure start-up, ours beside plain RLlib
-	$(BIN)/python benchmarks/startup.py
+BENCHMARKS ?= startup kernel throughput serving simple_adder learning
+bench: install ## measure ourselves beside others, for an hour; BENCHMARKS="startup kernel" takes some
+	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 
 docs: docs-pages ## build the site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from docs_blocks import ROOT, RUNNABLE, Block, blocks, follow
+from tests.docs_blocks import ROOT, RUNNABLE, Block, blocks, follow
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path != DOCS / "index.md")  # index.md is README.md

@@ -14,8 +14,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
-from agents.conftest import adder_agent, adder_run  # noqa: F401  (fixtures)
+from tests.agents.conftest import adder_agent, adder_run  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/ray-serve"

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from docs_blocks import ROOT, blocks, follow
+from tests.docs_blocks import ROOT, blocks, follow
 
 README = ROOT / "README.md"
 

@@ -12,6 +12,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
+SECTIONS = (
+    "training",
+    "env_runners",
+    "learners",
+    "rl_module",
+    "evaluation",
+    "fault_tolerance",
+    "reporting",
+    "offline_data",
+)
+"""Sections of plato.yaml that are methods of `AlgorithmConfig`, in the order they are applied."""
+
 
 def whole(value: Any) -> Any:
     """A whole number: 1e6 is one, true and '5' are not."""

@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.agents.served import KEY, ask
 from typer.testing import CliRunner
 
-from agents.served import KEY, ask
 from platotk.agents.archive import write_archive
 from platotk.agents.bundle import deploy
 from platotk.cli import app

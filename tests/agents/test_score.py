@@ -14,8 +14,8 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from tests.agents.served import ask
 
-from agents.served import ask
 from platotk.agents import score
 from platotk.errors import AgentError
 from platotk.own_package import own_package

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ProjectError
 from ..project import Project
+from ..project_fields import SECTIONS
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
 from .cluster import has_images
@@ -25,17 +26,6 @@ from .engine import plan as engine
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-SECTIONS = (
-    "training",
-    "env_runners",
-    "learners",
-    "rl_module",
-    "evaluation",
-    "fault_tolerance",
-    "reporting",
-    "offline_data",
-)
-"""Sections of plato.yaml that are methods of `AlgorithmConfig`, in the order they are applied."""
 
 OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
 

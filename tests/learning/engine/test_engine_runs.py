@@ -11,8 +11,8 @@ import pytest
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from tests.learning.engine.sims import Counting, Everything
 
-from learning.engine.sims import Counting, Everything
 from platotk.learning import checkpoints
 from platotk.learning.algorithm import SimSettings, build_config
 from platotk.learning.engine import compilation

@@ -10,8 +10,8 @@ import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from tests.learning.engine.sims import Counting, Everything
 
-from learning.engine.sims import Counting, Everything
 from platotk.learning.algorithm import SimSettings, build_config
 from platotk.learning.engine import compilation, plan
 from platotk.learning.engine.acting import Actor

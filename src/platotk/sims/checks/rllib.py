@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlatoError
+from ...project_fields import SECTIONS
 from ..loading import did_you_mean
 from . import rllib_source
 from .findings import Finding, finding
@@ -26,16 +27,6 @@ from .findings import Finding, finding
 if TYPE_CHECKING:
     from ...project import Project
 
-SECTIONS = (
-    "training",
-    "env_runners",
-    "learners",
-    "rl_module",
-    "evaluation",
-    "fault_tolerance",
-    "reporting",
-    "offline_data",
-)
 Problem = tuple[str, str, str, str | None]
 """Id of the finding, dotted key of the project, message, cure."""
 
