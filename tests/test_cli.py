@@ -153,6 +153,26 @@ def test_an_unknown_run_is_exit_code_2(project: Path) -> None:
         assert here(*words, "-C", project).exit_code == 2, words
 
 
+def test_an_error_is_json_too(project: Path) -> None:
+    said = here("show", "nothing", "-C", project, "--json")
+    told = json.loads(said.stdout)
+    assert "nothing" in told["error"]
+    assert told["exit_code"] == said.exit_code == 2
+
+
+def test_a_training_that_fails_says_as_json_which_run_and_why(project: Path) -> None:
+    (project / "plant.py").write_text(
+        "import gymnasium\nclass Plant(gymnasium.Wrapper):\n"
+        "    def __init__(self):\n        super().__init__(gymnasium.make('CartPole-v1'))\n"
+        "    def reset(self, **options):\n        raise ValueError('no water')\n"
+    )
+    done = plato("train", "--set", "sim=plant:Plant", "--json", cwd=project)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["status"]) == (1, 1, "failed")
+    assert "no water" in told["error"]
+    assert (project / "runs" / told["run"] / "run.json").is_file()
+
+
 def test_a_run_cannot_be_compared_with_nothing(project: Path) -> None:
     said = here("compare", "one", "-C", project)
     assert said.exit_code == 2

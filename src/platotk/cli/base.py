@@ -39,6 +39,8 @@ AgentRef = Annotated[
 ]
 CheckpointRef = Annotated[str, typer.Option(metavar="WHICH", help="best, last, or an iteration.")]
 
+SO_FAR = "platotk.so_far"
+"""In a command's `ctx.meta`: a function that gives what `--json` says of what there is already, should it fail."""
 
 ORDER = (
     *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
@@ -87,7 +89,10 @@ class Command(TyperCommand):
                 console.error(error)
             else:
                 console.traceback(error, skip_own_frames=True)
-            raise typer.Exit(error.exit_code if isinstance(error, PlatoError) else 1) from None
+            code = error.exit_code if isinstance(error, PlatoError) else 1
+            if ctx.params.get("as_json"):
+                console.json({**ctx.meta.get(SO_FAR, dict)(), **_told(error, code)})
+            raise typer.Exit(code) from None
 
 
 def examples(*lines: str) -> str:
@@ -166,6 +171,13 @@ def parse_json(text: str, what: str) -> Any:
             f"{what} is not JSON: {error.msg} at character {error.pos + 1} of {_short(text)}",
             hint="Quote it for the shell, with double quotes inside: plato act '{\"value\": 17}'",
         ) from None
+
+
+def _told(error: Exception, code: int) -> dict[str, Any]:
+    """What `--json` says of an error."""
+    if isinstance(error, PlatoError):
+        return {"error": error.message, "hint": error.hint, "exit_code": code}
+    return {"error": f"{type(error).__name__}: {error}", "hint": None, "exit_code": code}
 
 
 def _short(text: str) -> str:

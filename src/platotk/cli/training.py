@@ -10,7 +10,7 @@ import typer
 from .. import console
 from ..errors import ProjectError
 from . import jobs
-from .base import AsJson, CheckpointRef, Command, Overrides, ProjectPath, app, examples, load_project, load_run
+from .base import SO_FAR, AsJson, CheckpointRef, Command, Overrides, ProjectPath, app, examples, load_project, load_run
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -83,9 +83,16 @@ def train(
         )
         raise typer.Exit(code)
     from ..learning import curves, training
+    from ..run import Run
 
     with console.TrainingView() as view:
-        done = training.train(loaded, run=run, resume=resumed, on_event=view)
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "run":
+                ctx.meta[SO_FAR] = lambda: trained(Run(event["path"]))
+            view(event)
+
+        done = training.train(loaded, run=run, resume=resumed, on_event=on_event)
         view.ended(done, curves.write_curves([done], done.path / curves.PAGE))
     if as_json:
         console.json(trained(done))
