@@ -58,10 +58,10 @@ demo: install ## check, train, assess and export the Simple Adder on this machin
 	  "  plato train" ""
 
 test: install browser ## run the tests, with coverage
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 test-all: install browser ## the tests and the long ones (kills training at random moments, learns to solve)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 fmt: install ## format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix --exit-zero .

@@ -14,6 +14,19 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
+ONE_BY_ONE = ("test_docs.py", "test_readme.py")
+"""Files whose tests share nothing and take long: they may run beside each other, and start first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests stay together, since they share what its fixtures made."""
+    for item in items:
+        name = item.nodeid if item.path.name in ONE_BY_ONE else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(name.replace("@", "-")))
+    items.sort(key=lambda item: item.path.name not in ONE_BY_ONE)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One small Ray for every test that trains in this process."""
