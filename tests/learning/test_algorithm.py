@@ -47,6 +47,12 @@ def test_a_count_written_as_1e4_arrives_as_a_whole_number() -> None:
     assert isinstance(config.grad_clip, float)
 
 
+def test_dqn_with_a_memory_replays_without_priorities() -> None:
+    config = config_of(algorithm="DQN", rl_module={"model_config": {"use_lstm": True}})
+    assert config.replay_buffer_config["type"] == "EpisodeReplayBuffer"
+    assert "Prioritized" in config_of(algorithm="DQN").replay_buffer_config["type"]
+
+
 @pytest.mark.parametrize(("num_cpus", "runners"), [(1, 0), (2, 1), (8, 7)])
 def test_auto_takes_the_cpus_less_the_driver(num_cpus: int, runners: int) -> None:
     assert config_of(num_cpus, env_runners={"num_env_runners": "auto"}).num_env_runners == runners

@@ -335,6 +335,22 @@ def test_an_algorithm_that_does_not_fit_names_those_that_do() -> None:
     assert str(one.cure).startswith("algorithm: PPO   # or ")
 
 
+@pytest.mark.parametrize(
+    ("sim", "algorithm", "training", "cure"),
+    [
+        ("Pendulum-v1", "SAC", {}, "algorithm: PPO"),
+        ("CartPole-v1", "DQN", {"replay_buffer_config": {"type": "PrioritizedEpisodeReplayBuffer"}}, "EpisodeReplay"),
+    ],
+)
+def test_a_memory_that_rllib_cannot_train_is_refused(
+    sim: str, algorithm: str, training: dict[str, Any], cure: str
+) -> None:
+    memory = {"model_config": {"use_lstm": True}}
+    one = found(sim, algorithm=algorithm, training=training, rl_module=memory)["rllib-value"]
+    assert one.severity == "error"
+    assert cure in str(one.cure)
+
+
 def test_spaces_that_nothing_can_learn_from_come_with_a_recipe(project_folder: Write) -> None:
     text = """
 from gymnasium import spaces

@@ -195,6 +195,10 @@ def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
     name, _ = choose_algorithm(project)
     config = default_config(name)
     config.training(**TRAINING_DEFAULTS.get(name, {}))
+    model = (project.rl_module or {}).get("model_config")
+    if name == "DQN" and isinstance(model, dict) and model.get("use_lstm"):
+        # RLlib's prioritized buffer fails at its first update with sequences (2.60, update_priorities).
+        config.training(replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": 50_000})
     if name == "SAC" and adapter.nvec:
         # RLlib's "auto" is -1 for a Discrete action, an entropy that no policy can have; half of the largest possible.
         config.training(target_entropy=0.5 * math.log(adapter.nvec[0]))

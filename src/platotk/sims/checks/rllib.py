@@ -136,10 +136,24 @@ def _compare(
                 message = f"{name}Config.{section}() takes no {key!r}"
                 yield "rllib-key", f"{section}.{key}", message, _cure(section, key, value, known[section])
         model = values.get("model_config") if section == "rl_module" else None
+        if isinstance(model, dict) and model.get("use_lstm"):
+            yield from _compare_memory(name, sections.get("training", {}))
         for key, value in (model if isinstance(model, dict) else {}).items():
             if model_keys and key not in model_keys:
                 cure = _cure("model_config", key, value, model_keys)
                 yield "rllib-key", f"rl_module.model_config.{key}", f"model_config takes no {key!r}", cure
+
+
+def _compare_memory(name: str, training: dict[str, Any]) -> Iterator[Problem]:
+    """What RLlib 2.60 cannot do with `use_lstm`."""
+    if name == "SAC":
+        message = "SAC cannot learn with use_lstm: RLlib keeps no memory for it"
+        yield "rllib-value", "rl_module.model_config.use_lstm", message, "algorithm: PPO   # or DQN, for few choices"
+    buffer = training.get("replay_buffer_config")
+    if name == "DQN" and isinstance(buffer, dict) and "Prioritized" in str(buffer.get("type")):
+        message = f"{buffer['type']} gives no priorities to the sequences that use_lstm learns from"
+        cure = "replay_buffer_config: {type: EpisodeReplayBuffer}"
+        yield "rllib-value", "training.replay_buffer_config", message, cure
 
 
 def _cure(section: str, key: str, value: Any, known: Collection[str]) -> str:
