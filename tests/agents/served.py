@@ -63,9 +63,25 @@ def write_agent(folder: Path, observation_space: spaces.Space[Any], *, has_memor
     return folder
 
 
+def with_guard(folder: Path, **guard: Any) -> Path:
+    """The agent of a folder, from now on within these guards."""
+    content = json.loads((folder / "manifest.json").read_text())
+    for key in ("schema", "kind", "files", "manifest_sha256"):
+        del content[key]
+    write_manifest(folder, {**content, "guard": guard})
+    return folder
+
+
 @contextmanager
 def served(agent: Path, **options: Any) -> Iterator[str]:
     """The URL of a real server; it must end with exit code 0 on SIGTERM."""
+    with started(agent, **options) as (url, _):
+        yield url
+
+
+@contextmanager
+def started(agent: Path, **options: Any) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same with its process."""
     given = json.dumps({"agent": str(agent), "port": 0, **options})
     command = [sys.executable, "-c", SCRIPT, given]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -74,7 +90,7 @@ def served(agent: Path, **options: Any) -> Iterator[str]:
         url = process.stdout.readline().strip()  # type: ignore[union-attr]
         if not re.match("http://", url):
             raise RuntimeError(process.stderr.read())  # type: ignore[union-attr]
-        yield url
+        yield url, process
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20)
         assert process.returncode == 0, said

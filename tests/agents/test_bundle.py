@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from tests.agents.served import KEY, ask
+from tests.agents.served import KEY, ask, with_guard
 from typer.testing import CliRunner
 
 from platotk.agents.archive import write_archive
@@ -107,7 +109,76 @@ def test_what_is_wrong_is_said(copy: Path, tmp_path: Path) -> None:
         deploy(copy, to="folder")
 
 
-def test_the_wheel_is_what_pip_would_build(tmp_path: Path) -> None:
+def test_an_agent_that_needs_code_of_its_project_is_not_deployed(copy: Path, tmp_path: Path) -> None:
+    with_guard(copy, on_missing="fallback", fallback="control:safe")
+    for to in ("docker", "folder"):
+        with pytest.raises(AgentError, match="falls back to the controller 'control:safe'") as raised:
+            deploy(copy, to=to)
+        assert "plato serve --controllers" in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+    with_guard(copy, on_missing="hold", fallback={"addend": 0})
+    assert deploy(copy, to="folder").path.is_dir()
+
+
+def test_a_build_that_fails_says_what_docker_said_and_sees_no_key(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a program of that name that answers as an engine does, and cannot build."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\n[ "$1" = version ] && exit 0\nenv; echo no space left on device; exit 17\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PLATO_SERVE_KEY", KEY)
+    events: list[str] = []
+    with pytest.raises(ProjectError, match=r"exit code 17(.|\n)*no space left on device") as raised:
+        deploy(copy, to="docker", tag="pump:1", on_event=lambda event: events.append(event["command"]))
+    assert events == ["docker build --tag pump:1 ."]
+    assert KEY not in str(raised.value)
+    docker.write_text("#!/bin/sh\nexit 1\n")  # a client without an engine
+    made = deploy(copy, to="docker", tag="pump:1", out=tmp_path / "again")
+    assert not made.is_built
+    assert made.commands[0] == "docker build --tag pump:1 ."
+
+
+@pytest.mark.slow
+def test_the_image_serves_as_nobody_on_a_read_only_disk(copy: Path) -> None:
+    if not has_engine():
+        pytest.skip("no Docker engine answers here")
+    made = deploy(copy, to="docker")
+    assert made.is_built
+    assert made.tag is not None
+    options = ["--detach", "--rm", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    command = ["docker", "run", *options, "--env", "PLATO_SERVE_KEY", "--publish", "127.0.0.1::8000", made.tag]
+    name = subprocess.check_output(command, text=True, env={**os.environ, "PLATO_SERVE_KEY": KEY}).strip()
+    try:
+        address = subprocess.check_output(["docker", "port", name, "8000"], text=True).split()[0]
+        url, headers = f"http://{address}", {"x-api-key": KEY}
+        assert any(is_ready(url) for _ in range(100)), subprocess.getoutput(f"docker logs {name}")
+        assert ask(f"{url}/act", {"observation": {"value": 17}})[0] == 401
+        assert ask(f"{url}/act", {"observation": {"value": 17}}, headers=headers)[0] == 200
+        assert subprocess.check_output(["docker", "exec", name, "id", "-u"], text=True).strip() == "10001"
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], check=False, capture_output=True)
+        subprocess.run(["docker", "rmi", "--force", made.tag], check=False, capture_output=True)
+
+
+def has_engine() -> bool:
+    """Whether images can be built here."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], check=False, capture_output=True).returncode == 0
+
+
+def is_ready(url: str) -> bool:
+    """Whether the agent answers, a moment from now."""
+    time.sleep(0.2)
+    with contextlib.suppress(OSError):
+        return ask(f"{url}/readyz")[0] == 200
+    return False
+
+
+def test_the_wheel_holds_every_module_and_file_and_is_the_same_each_time(tmp_path: Path) -> None:
     wheel = own_package(tmp_path / "a")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.agents.served import with_guard
 from typer.testing import CliRunner, Result
 
 from platotk.agents.folders import find_agent, newest_agent, run_of
 from platotk.agents.manifest import write_manifest
+from platotk.assessment.assess import assess
 from platotk.cli import app
 from platotk.errors import AgentError, RunNotFoundError
 from platotk.run import Run
+
+ADDER = Path(__file__).resolve().parents[2] / "examples" / "simple-adder"
 
 
 def here(*words: str | Path, stdin: str | None = None) -> Result:
@@ -62,6 +66,33 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(adder_run
     said = here("export", adder_run.path, "--checkpoint", "99")
     assert said.exit_code == 1
     assert "It has: 1" in said.stderr
+
+
+def test_export_zip_is_the_same_agent_in_one_file(home: Path) -> None:
+    said = here("export", "-C", home, "--zip", "--json")
+    assert said.exit_code == 0, said.stderr
+    told = json.loads(said.stdout)
+    assert told["archive"] == f"{told['agent']}.zip"
+    folder, archive = (json.loads(here("verify", told[key], "--json").stdout) for key in ("agent", "archive"))
+    assert folder["num_rows"] == archive["num_rows"] >= 1000
+    assert archive["is_equal"] is True
+    one, other = (here("act", '{"value": 17}', "--from", told[key]).stdout for key in ("agent", "archive"))
+    assert one == other
+
+
+def test_the_assessment_of_an_agent_is_that_of_its_checkpoint(home: Path) -> None:
+    (run,) = [Run(path) for path in (home / "runs").iterdir()]
+    assert json.loads(here("export", run.path, "--json").stdout)["assessment"] is None
+    assess(run, episodes=3)
+    assess(run, episodes=4, project=run.project.override(["max_episode_steps=2"]))  # another sim
+    elsewhere = run.path / "assessments" / "0099"
+    shutil.copytree(run.path / "assessments" / "0001", elsewhere)
+    summary = json.loads((elsewhere / "summary.json").read_text())
+    (elsewhere / "summary.json").write_text(json.dumps({**summary, "checkpoint": "000099", "episodes": 5}))
+    told = json.loads(here("export", run.path, "--json").stdout)
+    assert (told["assessment"]["checkpoint"], told["assessment"]["episodes"]) == ("000001", 3)
+    said = here("show", told["agent"])
+    assert "over 3 episodes" in said.stderr
 
 
 # --- verify
@@ -175,10 +206,29 @@ def test_assess_plays_the_sim_of_the_run_that_an_agent_lies_in(home: Path) -> No
 
 
 def test_an_agent_without_a_run_plays_the_sim_of_the_project(copy: Path) -> None:
-    adder = Path(__file__).resolve().parents[2] / "examples" / "simple-adder"
-    said = here("assess", copy, "-C", adder, "--episodes", "5", "--json")
+    said = here("assess", copy, "-C", ADDER, "--episodes", "5", "--json")
     assert said.exit_code == 0, said.stderr
     assert json.loads(said.stdout)["episodes"] == 5
+
+
+def test_a_controller_is_imported_for_an_assessment_when_that_is_said(copy: Path, tmp_path: Path) -> None:
+    clamp = {"addend": {"low": 1, "high": 1}}
+    with_guard(copy, on_missing="fallback", fallback="adder_control:safe", clamp=clamp)
+    plant = tmp_path / "plant"
+    shutil.copytree(ADDER, plant, ignore=shutil.ignore_patterns("runs"))
+    (plant / "adder_control.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef safe(seen): return 1\n")
+    words = ["assess", copy, "-C", plant, "--episodes", "2", "--json"]
+    said = here(*words)
+    assert said.exit_code == 1
+    assert "add --controllers" in said.stdout + said.stderr
+    assert not (tmp_path / "ran").exists()
+    said = here(*words, "--controllers")
+    assert said.exit_code == 0, said.stderr
+    assert json.loads(said.stdout)["guards"]["guarded"] > 0
+    assert (tmp_path / "ran").exists()
+    said = here("assess", "--controllers", "-C", plant)
+    assert said.exit_code == 2
+    assert "for agents" in said.stderr
 
 
 # --- which agent is meant

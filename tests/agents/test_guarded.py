@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.agents.served import ask, served, write_agent
+from tests.agents.served import ask, served, with_guard, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
 from platotk.agents.controllers import load_controller
-from platotk.agents.manifest import write_manifest
 from platotk.agents.policy import Policy
 from platotk.agents.server import serve
 from platotk.errors import AgentError, ProjectError, SimError
@@ -36,12 +35,8 @@ def seen(level: float, other: float = 0.0) -> dict[str, Any]:
 def guarded(folder: Path, *, has_memory: bool = False, **guard: Any) -> Path:
     """An agent that sends the sum of what it sees, within these guards."""
     write_agent(folder, TANK, has_memory=has_memory)
-    content = json.loads((folder / "manifest.json").read_text())
-    for key in ("schema", "kind", "files", "manifest_sha256"):
-        del content[key]
     (folder / "openapi.json").unlink()
-    write_manifest(folder, {**content, "guard": guard})
-    return folder
+    return with_guard(folder, **guard)
 
 
 # Memoryless

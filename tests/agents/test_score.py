@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 from pathlib import Path
 
 import pytest
+from tests.agents.inference_server import inference_python
 from tests.agents.served import ask
 
 from platotk.agents import score
 from platotk.errors import AgentError
-from platotk.own_package import own_package
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVER = "azureml-inference-server-http==1.5.1"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -49,20 +45,7 @@ def test_it_answers_as_the_server_does(adder_agent: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def inference_server() -> Path:
-    """The Python of an environment with Microsoft's server and this platotk; made once for these sources."""
-    cache = ROOT / ".cache"
-    wheel = own_package(cache)
-    made_of = SERVER.encode() + wheel.read_bytes()
-    home = cache / f"inference-server-{hashlib.sha256(made_of).hexdigest()[:16]}"
-    python = home / "bin/python"
-    if not (home / "complete").exists():
-        for old in cache.glob("inference-server-*"):
-            shutil.rmtree(old)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", SERVER, f"{wheel}[serve]"]
-        subprocess.run(install, check=True, timeout=280)
-        (home / "complete").touch()
-    return python
+    return inference_python()
 
 
 @pytest.mark.slow

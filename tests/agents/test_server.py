@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
-from tests.agents.served import KEY, ask, served, write_agent
+from tests.agents.served import KEY, ask, served, started, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
@@ -220,6 +221,32 @@ def test_several_workers_answer_but_not_with_memory(counter: Path, tmp_path: Pat
         assert 'plato_requests_total{route="/act",status="200"} 20\n' in page
         assert "plato_actions_total 20\n" in page
     assert 'plato_requests_total{route="/metrics",status="200"} 7\n' in pages[-1]
+
+
+def test_a_request_under_way_is_answered_before_it_ends(counter: Path) -> None:
+    body = b'{"observation": [17.0]}'
+    with started(counter) as (url, process):
+        place = urlsplit(url)
+        with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+            connection.sendall(b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 23\r\n\r\n" + body[:9])
+            assert ask(f"{url}/healthz")[0] == 200  # so that the first half has been read too
+            process.terminate()
+            deadline = time.monotonic() + 10
+            while _takes_connections(place) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert process.poll() is None
+            connection.sendall(body[9:])
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b'{"action":[17.0]}')
+
+
+def _takes_connections(place: SplitResult) -> bool:
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_taken_port_is_said_so(counter: Path) -> None:

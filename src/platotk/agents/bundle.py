@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files as resources
@@ -87,30 +87,31 @@ def deploy(
         ProjectError: An unknown place, a bad tag, a folder that holds something, or the build failed.
     """
     if to not in PLACES:
-        raise ProjectError(f"agents are not deployed to {to!r}.", hint=f"Known are: {', '.join(PLACES)}.")
+        also = "; azure is plato deploy --to azure, or platotk.azure.endpoints.deploy"
+        raise ProjectError(f"agents are not deployed to {to!r}.", hint=f"Known are: {', '.join(PLACES)}{also}.")
     if tag is not None and (to != "docker" or not _TAG.fullmatch(tag)):
         why = "is for --to docker alone" if to != "docker" else "is no name of an image"
         raise ProjectError(f"the tag {tag!r} {why}.", hint="Such as --tag registry.example.com/pump:1, in lower case.")
     source = Path(agent)
-    loaded = _proven(source)
-    name = _name(loaded)
+    loaded = proven(source)
+    name = plain_name(loaded.manifest)
     path = Path(out) if out is not None else source.with_name(f"{source.stem}-{to}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ProjectError(f"{path} is there already.", hint="Name another folder with --out, or remove it first.")
-    content = _agent_files(source)
+    content = agent_files(source)
     tag = (tag or f"plato-{name}:{sha256(content[f'agent/{NAME}']).hexdigest()[:12]}") if to == "docker" else None
     commands = [f"docker build --tag {tag} .", _run(tag)] if tag else ["./run.sh"]
     with tempfile.TemporaryDirectory(prefix="plato-deploy-") as draft:
         wheel = own_package(Path(draft))
         content[wheel.name] = wheel.read_bytes()
     words = {"WHEEL": wheel.name, "NAME": name, "BUILD": commands[0], "RUN": commands[-1]}
-    texts = {one: _template(one, words) for one in _TEMPLATES[to]}
-    texts["README.md"] = _template(f"{to}.md", words)
+    texts = {one: template(one, words) for one in _TEMPLATES[to]}
+    texts["README.md"] = template(f"{to}.md", words)
     if to == "docker":
         allowed = ["requirements.txt", wheel.name, "agent"]
         texts[".dockerignore"] = "\n".join(["*", *(f"!{one}" for one in allowed), ""])
     content |= {one: text.encode() for one, text in texts.items()}
-    content["requirements.txt"] = _template("serve.lock", {}).encode()
+    content["requirements.txt"] = template("serve.lock", {}).encode()
     sizes = {one: len(data) for one, data in sorted(content.items())}
     made = Deployment(to, path, source, sizes, commands, tag, texts=texts)
     if dry_run:
@@ -123,7 +124,7 @@ def deploy(
     return made
 
 
-def _proven(source: Path) -> Agent:
+def proven(source: Path) -> Agent:
     """The agent, if it acts as recorded and needs no code of anybody's."""
     agent = Agent.load(source)
     if agent.guards is not None and agent.guards.controller is not None:
@@ -137,16 +138,16 @@ def _proven(source: Path) -> Agent:
     return agent
 
 
-def _agent_files(source: Path) -> dict[str, bytes]:
+def agent_files(source: Path) -> dict[str, bytes]:
     """The manifest and every file that it names, and nothing else that may lie there."""
     _, content = read_manifest(source)
     manifest = open_archive(source)[NAME] if is_archive(source) else (source / NAME).read_bytes()
     return {f"agent/{name}": data for name, data in {NAME: manifest, **content}.items()}
 
 
-def _name(agent: Agent) -> str:
-    """The agent's name as images may be named."""
-    words = re.findall(r"[a-z0-9]+", str(agent.manifest.get("name") or "agent").lower())
+def plain_name(manifest: Mapping[str, Any]) -> str:
+    """An agent's name as images may be named."""
+    words = re.findall(r"[a-z0-9]+", str(manifest.get("name") or "agent").lower())
     return "-".join(words) or "agent"
 
 
@@ -157,7 +158,8 @@ def _run(tag: str) -> str:
     )
 
 
-def _template(name: str, words: dict[str, str]) -> str:
+def template(name: str, words: dict[str, str]) -> str:
+    """A file of `templates/deploy`, with `@WORD@` replaced."""
     text = resources("platotk").joinpath(f"templates/deploy/{name}").read_text(encoding="utf-8")
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)

@@ -34,7 +34,7 @@ def load_controller(target: str, *, allowed: bool | Path, folder: Path) -> Contr
     if allowed is False:
         raise AgentError(
             f"{folder} names the fallback controller {target}, which is code, and code of an agent is not run unasked.",
-            hint="If you trust it: plato serve --controllers, or Agent.load(path, controllers=True).",
+            hint="If you trust it: add --controllers to the command, or Agent.load(path, controllers=True).",
         )
     module, _, name = target.partition(":")
     root = allowed if isinstance(allowed, Path) else None

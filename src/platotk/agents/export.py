@@ -225,7 +225,6 @@ def _about(run: Run, checkpoint: Path) -> dict[str, Any]:
     line: dict[str, Any] = next(
         (line for line in reversed(run.metrics()) if line["iteration"] == int(checkpoint.name)), {}
     )
-    assessments = sorted((run.path / "assessments").glob("[0-9]*/summary.json"))
     keys = ("env_steps", "return_mean", "return_min", "return_max", "episode_length_mean")
     return {
         "name": run.project.name,
@@ -240,8 +239,17 @@ def _about(run: Run, checkpoint: Path) -> dict[str, Any]:
             "seed": info.get("seed"),
         },
         "metrics": {key: line.get(key) for key in keys},
-        "assessment": json.loads(assessments[-1].read_text()) if assessments else None,
+        "assessment": _assessment(run, checkpoint),
     }
+
+
+def _assessment(run: Run, checkpoint: Path) -> dict[str, Any] | None:
+    """The last one of this very checkpoint, in the sim that it was trained for."""
+    for path in sorted((run.path / "assessments").glob("[0-9]*/summary.json"), reverse=True):
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if summary.get("checkpoint") == checkpoint.name and "sim" not in summary:
+            return summary
+    return None
 
 
 def _finite(value: float) -> float | None:

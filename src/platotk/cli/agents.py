@@ -16,9 +16,11 @@ from .base import (
     AsJson,
     CheckpointRef,
     Command,
+    Controllers,
     ProjectPath,
     RunRef,
     app,
+    controllers_root,
     examples,
     find_runs_dir,
     load_run,
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
 
 LONGEST_EXAMPLE = 60
-Controllers = Annotated[
-    bool, typer.Option("--controllers", help="Import the fallback controller that the agent names; it is code.")
-]
 
 
 @app.command(
@@ -151,7 +150,7 @@ def serve(
             console.note(f"{folder} answers at {event['url']} (try it there in a browser; Ctrl-C stops it)")
 
     key = None if key_file is None else server.read_key(key_file)
-    allowed = _root(project) if controllers else False
+    allowed = controllers_root(project) if controllers else False
     server.serve(folder, host=host, port=port, key=key, workers=workers, controllers=allowed, on_event=tell)
 
 
@@ -164,11 +163,11 @@ def _policy(
     if source is not None and is_agent(source):
         if checkpoint is not None:
             raise ProjectError(f"--checkpoint names one of a run, and {source} is an agent.", hint="Leave it out.")
-        return _agent_policy(Path(source), _root(project) if controllers else False)
+        return _agent_policy(Path(source), controllers_root(project) if controllers else False)
     found = load_run(source, project)
     agent = None if checkpoint is not None else newest_agent(found)
     if agent is not None:
-        return _agent_policy(agent, _root(project) if controllers else False)
+        return _agent_policy(agent, controllers_root(project) if controllers else False)
     from ..agents.guarded import guard_policy
     from ..learning import policies
 
@@ -176,16 +175,6 @@ def _policy(
     policy = policies.load_policy(found, path)
     console.acting(path, policy.has_memory, run=found)
     return guard_policy(policy, found.project), {"agent": None, "run": found.name, "checkpoint": path.name}
-
-
-def _root(path: Path | None) -> Path:
-    """Where controllers are looked for first: in the project that is named or found from here, or else here."""
-    from ..project import Project
-
-    try:
-        return Project.find(path).parent
-    except ProjectError:
-        return (path or Path()).resolve()
 
 
 def _agent_policy(folder: Path, controllers: bool | Path) -> tuple[Policy, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..formats import ago, figure, label, number, plato_command, shown, typable
 from .basics import note
+from .jobs import studio
 from .people import STYLES, next_step, pairs, people, places, say, styled, table
 
 if TYPE_CHECKING:
@@ -37,14 +38,7 @@ def started(folder: Path, files: Sequence[Path]) -> None:
 def findings(found: Sequence[Finding], project: Project) -> None:
     """Errors first, each finding with its place and its cure as code."""
     out = people()
-    head = None
-    for finding in sorted(found, key=lambda item: list(STYLES).index(item.severity)):
-        if head != (head := (finding.severity, finding.id, finding.where)):
-            _head(out, finding)
-        for line in finding.message.splitlines():
-            say(out, f"  {typable(line)}")
-        for line in (finding.cure or "").splitlines():
-            say(out, f"    {line}", "green")
+    finding_lines(found)
     counts = {severity: sum(item.severity == severity for item in found) for severity in STYLES}
     told = [f"{count} {word}{'s' * (count != 1)}" for word, count in counts.items() if count]
     say(out, f"{project.name}: {', '.join(told) or 'nothing found'}.", "bold")
@@ -54,17 +48,32 @@ def findings(found: Sequence[Finding], project: Project) -> None:
         next_step(out, project.root, "train")
 
 
+def finding_lines(found: Sequence[Finding]) -> None:
+    """Errors first, each finding with its place and its cure; those of one place under one head."""
+    out = people()
+    head = None
+    for finding in sorted(found, key=lambda item: list(STYLES).index(item.severity)):
+        if head != (head := (finding.severity, finding.id, finding.where)):
+            _head(out, finding)
+        for line in finding.message.splitlines():
+            say(out, f"  {typable(line)}")
+        for line in (finding.cure or "").splitlines():
+            say(out, f"    {line}", "green")
+
+
 def runs(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """A table of runs."""
     out = people()
     if not rows:
         say(out, f"No runs in {shown(folder)} yet.")
         return next_step(out, folder.parent, "train")
-    grid = table("run", "status", "when", "algorithm", "iterations", "env steps", "return")
+    has_jobs = any("job_status" in row for row in rows)
+    grid = table("run", "status", *["job"] * has_jobs, "when", "algorithm", "iterations", "env steps", "return")
     for row in rows:
         grid.add_row(
             str(row["run"]),
             _status(row["status"]),
+            *[_job_status(row)] * has_jobs,
             ago(row.get("created")),
             str(row.get("algorithm") or ""),
             number(row.get("iteration")),
@@ -86,6 +95,7 @@ def run(found: Run, summary: Mapping[str, Any], page: Path | None) -> None:
     say(out, found.name, "bold")
     pairs(out, summary, skip=("run", "path", "versions"))
     places(out, found, page)
+    studio(found)
 
 
 def compared(rows: Sequence[Mapping[str, Any]], page: Path | None) -> None:
@@ -193,7 +203,9 @@ def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
         "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
         "spaces": manifest["mapping"],
         "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
+        "guards": ", ".join(manifest.get("guard") or ()),
         **(manifest["metrics"] or {}),
+        "assessed": _assessed(manifest.get("assessment")),
         "parity": _parity(manifest["parity"]),
         "files": "  ".join(f"{name} {_size(entry['bytes'])}" for name, entry in manifest["files"].items()),
         "size": _size(num_bytes),
@@ -232,6 +244,17 @@ def _parity(proof: Mapping[str, Any]) -> str:
 def _size(num_bytes: int) -> str:
     """Bytes for people: `118 kB`."""
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1_000_000 else f"{max(1, round(num_bytes / 1000))} kB"
+
+
+def _assessed(summary: Mapping[str, Any] | None) -> str:
+    if not summary:
+        return ""
+    spread = f" +- {number(summary['return_std'])}" if summary.get("return_std") is not None else ""
+    return f"return {number(summary['return_mean'])}{spread} over {number(summary['episodes'])} episodes"
+
+
+def _job_status(row: Mapping[str, Any]) -> str:
+    return f"{row['backend']}: {row['job_status']}" if "job_status" in row else ""
 
 
 def _status(status: str) -> Any:
