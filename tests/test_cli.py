@@ -20,8 +20,9 @@ from platotk.cli import app
 
 COMMANDS = [
     *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
-    *("runs", "show", "compare", "logs", "stop", "fetch", "node", "schema"),
+    *("runs", "show", "compare", "logs", "stop", "fetch", "node", "azure", "schema"),
 ]
+AZURE = [f"azure {name}" for name in ("up", "status", "down", "doctor", "yaml", "environment")]
 TINY = """\
 name: tiny
 sim: CartPole-v1
@@ -79,12 +80,12 @@ def test_help_names_the_commands_in_the_order_of_use() -> None:
     assert "..." not in listed  # each help fits on its line
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "azure"), *AZURE])
 def test_every_command_has_help_and_an_example(command: str) -> None:
-    said = here(command, "--help")
+    said = here(*command.split(), "--help")
     assert said.exit_code == 0
     example = said.stdout.partition("Examples:")[2].strip().splitlines()[0]
-    assert shlex.split(example)[:2] == ["plato", command]
+    assert shlex.split(example)[: len(command.split()) + 1] == ["plato", *command.split()]
     assert "--json" in said.stdout
 
 

@@ -31,14 +31,19 @@ def page() -> str:
     group: Any = typer.main.get_command(app)
     context = group.context_class(group, info_name="plato")
     commands = [group.get_command(context, name) for name in group.list_commands(context)]
-    return "\n".join([INTRO, *(_command(command) for command in commands if not command.hidden)])
+    told = []
+    for command in commands:
+        inner = getattr(command, "commands", {})
+        told += [_command(one, f"{command.name} {one.name}") for one in inner.values() if not one.hidden]
+        told += [] if command.hidden or inner else [_command(command, command.name)]
+    return "\n".join([INTRO, *told])
 
 
-def _command(command: Any) -> str:
+def _command(command: Any, name: str) -> str:
     arguments = [_metavar(p) for p in command.params if p.param_type_name == "argument"]
-    usage = " ".join([f"plato {command.name}", *arguments, "[OPTIONS]"])
+    usage = " ".join([f"plato {name}", *arguments, "[OPTIONS]"])
     help_text = inspect.cleandoc(command.help or "").replace("\f", "")
-    lines = [f"## plato {command.name}", "", f"`{usage}`", "", help_text, ""]
+    lines = [f"## plato {name}", "", f"`{usage}`", "", help_text, ""]
     if command.epilog:
         lines += ["```text", *_examples(command.epilog), "```", ""]
     rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]

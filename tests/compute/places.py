@@ -77,7 +77,8 @@ def ray_cluster() -> Iterator[str]:
     temp = tempfile.mkdtemp(prefix="ptk", dir="/tmp")
     words = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp}", "--num-cpus=2"]
     words += ["--include-dashboard=true", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
-    words += ["--object-store-memory=80000000"]
+    # Ray's own 52365 may belong to another Ray of this machine, and then this one would never run a job.
+    words += ["--object-store-memory=80000000", "--dashboard-agent-listen-port=0"]
     cluster = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
         env={
@@ -96,7 +97,8 @@ def ray_cluster() -> Iterator[str]:
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
-                break
+                if any(Path(temp).glob("session_2*/dashboard_agent_listen_port_*")):
+                    break  # the agent of the head node, which runs jobs, is there too
             assert cluster.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)

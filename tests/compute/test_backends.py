@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.compute.places import Place, ray_cluster
@@ -41,10 +42,26 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(scope="module")
+def azure_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Azure as an emulator of this machine, for all tests of this module."""
+    pytest.importorskip("azure.ai.ml", reason="needs the extra azure")
+    from tests.azure_emulator.fixtures import running
+
+    with running(tmp_path_factory.mktemp("azure")) as emulator:
+        yield emulator.options
+
+
+@pytest.fixture(params=["local", "ray", "azure_ml"])
 def place(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(lambda: LocalBackend("local", LocalOptions(type="local", grace_s=5)), project, tmp_path)
+    if request.param == "azure_ml":
+        from platotk.azure.options import AzureOptions
+        from platotk.compute.azure_ml import AzureBackend
+
+        azure = AzureOptions(**request.getfixturevalue("azure_options"), sync=0.5, grace=5)
+        return Place(lambda: AzureBackend("azure", azure), project, tmp_path)
     options = RayOptions(
         type="ray",
         address=request.getfixturevalue("ray_address"),

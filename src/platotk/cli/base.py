@@ -38,13 +38,16 @@ AgentRef = Annotated[
     typer.Argument(metavar="[AGENT]", help="An agent's folder, or a run for its newest one. Default: the newest."),
 ]
 CheckpointRef = Annotated[str, typer.Option(metavar="WHICH", help="best, last, or an iteration.")]
+Controllers = Annotated[
+    bool, typer.Option("--controllers", help="Import the fallback controller that the agent names; it is code.")
+]
 
 SO_FAR = "platotk.so_far"
 """In a command's `ctx.meta`: a function that gives what `--json` says of what there is already, should it fail."""
 
 ORDER = (
     *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
-    *("runs", "show", "compare", "logs", "stop", "fetch", "node"),
+    *("runs", "show", "compare", "logs", "stop", "fetch", "node", "azure"),
 )
 """The path of a user; `plato --help` lists these first."""
 
@@ -149,6 +152,16 @@ def find_runs_dir(path: Path | None) -> Path:
     except ProjectError:
         root = path or Path()
     return root / "runs"
+
+
+def controllers_root(path: Path | None) -> Path:
+    """Where controllers are looked for first: in the project that is named or found from here, or else here."""
+    from ..project import Project
+
+    try:
+        return Project.find(path).parent
+    except ProjectError:
+        return (path or Path()).resolve()
 
 
 def load_run(name: str | None, path: Path | None) -> Run:

@@ -40,6 +40,7 @@ def logs(
     from ..compute import jobs
 
     found = load_run(run, project)
+    console.studio(found)
     if follow:
         raise typer.Exit(_follow(found, as_json))
     if as_json:
@@ -140,6 +141,10 @@ def submit(
     """Submit, follow and fetch; leaves with the job's exit code."""
     from ..compute import jobs
 
+    for line in [] if project is None or what != "train" else jobs.advice(project, on=on, nodes=nodes):
+        console.note(line)
+    for line in [] if project is None else jobs.cost(project, on=on, nodes=nodes, is_offline=dry_run):
+        console.note(line)
     if dry_run:
         console.json(jobs.request(what, project, on=on, run=run, arguments=words, nodes=nodes))
         return

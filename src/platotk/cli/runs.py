@@ -16,10 +16,13 @@ from .base import AsJson, Command, ProjectPath, app, examples, find_runs_dir, lo
 @app.command(cls=Command, epilog=examples("plato runs", "plato runs --json"))
 def runs(project: ProjectPath = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
+    from ..compute.glance import job_states
     from ..learning import curves
     from ..run import runs as list_runs
 
-    rows = [curves.summary(found) for found in list_runs(find_runs_dir(project))]
+    found = list_runs(find_runs_dir(project))
+    states = job_states(found)
+    rows = [{**curves.summary(run), **states.get(run.path, {})} for run in found]
     if as_json:
         console.json(rows)
     else:
@@ -41,10 +44,12 @@ def show(
     if run is not None and is_agent(run):
         return _show_agent(Path(run), as_json)
     found = load_run(run, project)
+    from ..compute.glance import job_states
     from ..learning import curves
 
+    states = job_states([found])
     page = curves.write_curves([found], found.path / curves.PAGE)
-    summary = curves.summary(found)
+    summary = {**curves.summary(found), **states.get(found.path, {})}
     if as_json:
         console.json({**summary, "page": None if page is None else str(page)})
     else:

@@ -10,7 +10,20 @@ import typer
 from .. import console
 from ..errors import ProjectError
 from . import jobs
-from .base import SO_FAR, AsJson, CheckpointRef, Command, Overrides, ProjectPath, app, examples, load_project, load_run
+from .base import (
+    SO_FAR,
+    AsJson,
+    CheckpointRef,
+    Command,
+    Controllers,
+    Overrides,
+    ProjectPath,
+    app,
+    controllers_root,
+    examples,
+    load_project,
+    load_run,
+)
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -119,6 +132,7 @@ def assess(
         typer.Option(metavar="N", min=0, help="Of the episodes; the same seed, the same episodes."),
     ] = None,
     checkpoint: CheckpointRef = "best",
+    controllers: Controllers = False,
     project: ProjectPath = None,
     overrides: Overrides = None,
     on: jobs.On = None,
@@ -127,9 +141,13 @@ def assess(
     as_json: AsJson = False,
 ) -> None:
     """Play seeded episodes without exploration: how good is it?"""
+    from ..agents.agent import Agent
     from ..agents.folders import is_agent, run_of
     from ..assessment import assess as assessing
 
+    agent = Path(what) if what is not None and is_agent(what) else None
+    if controllers and agent is None:
+        raise ProjectError("--controllers is for agents; a run has those of its project.", hint="Leave it out.")
     jobs.refuse_without_on(on, detach=detach, dry_run=dry_run)
     if on is not None:
         words = ["--episodes", str(episodes), "--checkpoint", checkpoint]
@@ -146,12 +164,11 @@ def assess(
             nodes=None,
             as_json=as_json,
         )
-    agent = Path(what) if what is not None and is_agent(what) else None
     found = load_run(what, project) if agent is None else run_of(agent)
     changed = found.project.override(overrides) if found is not None and overrides else None
     with console.counting("Playing") as count:
         assessment = assessing.assess(
-            agent or found,
+            Agent.load(agent, controllers=controllers_root(project)) if agent and controllers else agent or found,
             project=load_project(project, overrides) if found is None else changed,
             episodes=episodes,
             seed=assessing.DEFAULT_SEED if seed is None else seed,

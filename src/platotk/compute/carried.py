@@ -1,7 +1,8 @@
 """The process around a job on a machine that is not ours: `python -m platotk.compute.carried ... -- COMMAND`.
 
 It brings the run from storage to this machine's disk, runs the command on it there, copies what the command writes
-back every few seconds, and exits with the command's code. SIGTERM is handed on.
+back every few seconds, and exits with the command's code. SIGTERM is handed on; a note in the storage (`stop-JOB`)
+asks for the same where no signal arrives, and `exit-JOB` says there how it ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from ..errors import BackendError
 from ..run import Run
-from .base import PYTHON, RUN
+from .base import JOB_VARIABLE, PYTHON, RUN
 from .storage import Storage
 
 LOG = logging.getLogger("platotk.job")
@@ -46,6 +47,7 @@ class _Carrier:
         self._sent: dict[str, tuple[int, int]] = {}
         self._ends = None if limit_s is None else time.monotonic() + limit_s
         self._asked = False
+        self._job = os.environ.get(JOB_VARIABLE, "")
         self._failing_since: float | None = None
 
     def carry(self, command: list[str]) -> int:
@@ -65,14 +67,16 @@ class _Carrier:
                 child.kill()
             if now > copies_at:
                 self._copy()
+                self._asked = self._asked or self._storage.note(f"stop-{self._job}") is not None
                 copies_at = time.monotonic() + self._every_s
             time.sleep(0.1)
+        code = child.returncode
+        code = TIMED_OUT if is_late else code if code >= 0 else 128 - code
         for _ in range(5):
-            if self._copy():
+            if self._copy() and self._leave(code):
                 break
             time.sleep(2.0)
-        code = child.returncode
-        return TIMED_OUT if is_late else code if code >= 0 else 128 - code
+        return code
 
     def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
@@ -86,6 +90,13 @@ class _Carrier:
             self._failing_since = self._failing_since or time.monotonic()
             return False
         self._failing_since = None
+        return True
+
+    def _leave(self, code: int) -> bool:
+        try:
+            self._storage.leave(f"exit-{self._job}", {"code": code, "asked": self._asked})
+        except BackendError:
+            return False
         return True
 
     def _is_cut_off(self, now: float) -> bool:

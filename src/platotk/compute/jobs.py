@@ -59,6 +59,8 @@ def submit(
     _require_importable(project)
     if found is not None:
         _require_idle(found)
+        if _last(found) is not None:
+            fetch(found)  # what its last job wrote must not be overwritten by what is older here
     spec = _spec(what, project, Path(NEW_RUN) if found is None else found.path, arguments, backend, nodes, timeout_s)
     backend.request(spec)  # what cannot be asked for is refused before there is a folder for it
     if found is None:
@@ -92,6 +94,21 @@ def request(
     _require_importable(project)
     path = (Path(runs_dir or project.root / "runs") / NEW_RUN) if found is None else found.path
     return backend.request(_spec(what, project, path, arguments, backend, nodes, timeout_s))
+
+
+def advice(project: Project, *, on: str, nodes: int | None = None) -> list[str]:
+    """What to think over before submitting: sentences of the backend, where it has any."""
+    backend = get_backend(project, on)
+    ask: Callable[[Project, int], list[str]] | None = getattr(backend, "advice", None)
+    return [] if ask is None else ask(project, _nodes(backend, nodes))
+
+
+def cost(project: Project, *, on: str, nodes: int | None = None, is_offline: bool = False) -> list[str]:
+    """What a job comes to at most: sentences of a backend that bills; none of the others."""
+    backend = get_backend(project, on)
+    ask: Callable[..., list[str]] | None = getattr(backend, "cost", None)
+    limit = getattr(getattr(backend, "options", None), "timeout_s", None)
+    return [] if ask is None else ask(_nodes(backend, nodes), limit, is_offline=is_offline)
 
 
 def state(run: Run) -> JobState | None:
@@ -230,9 +247,13 @@ def _spec(
         run=run,
         command=(PYTHON, "-m", "platotk", *words, *arguments),
         working_dir=project.root,
-        nodes=nodes or int(getattr(options, "nodes", 1) or 1),
+        nodes=_nodes(backend, nodes),
         timeout_s=timeout_s if timeout_s is not None else getattr(options, "timeout_s", None),
     )
+
+
+def _nodes(backend: Backend, nodes: int | None) -> int:
+    return nodes or int(getattr(getattr(backend, "options", None), "nodes", 1) or 1)
 
 
 def _require_importable(project: Project) -> None:

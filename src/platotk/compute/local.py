@@ -118,7 +118,7 @@ class LocalBackend:
                 data = stream.read(1 << 20)
         except OSError as error:
             raise BackendError(f"the log of job {job.id} cannot be read: {error.strerror}") from None
-        whole = _whole_characters(data)
+        whole = whole_characters(data)
         return data[:whole].decode("utf-8", errors="replace"), start + whole
 
     def stop(self, job: Job) -> None:
@@ -160,7 +160,7 @@ def _read(path: Path) -> Any:
         raise BackendError(f"{path} cannot be read: {error}") from None
 
 
-def _whole_characters(data: bytes) -> int:
+def whole_characters(data: bytes) -> int:
     """How much of it does not end inside a UTF-8 character."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]

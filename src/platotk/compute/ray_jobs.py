@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import secrets
 import shlex
@@ -34,11 +35,14 @@ from .base import (
     JobStatus,
     UnreachableError,
 )
+from .following import patiently
 from .storage import Storage
 
+START_S = 60.0
+"""How long a cluster that has just started may take until it can run jobs."""
+NOT_READY = re.compile(r"No available agent|Failed to get head node agent")
+"""What the Jobs API answers, after 10 s of its own, while the agent of its head node is not there yet."""
 Value = TypeVar("Value")
-KEPT_HERE = ("root", "backend", "jobs", "command", "git", "created")
-"""What run.json says here, whatever the job says."""
 
 
 class RayOptions(BaseOptions):
@@ -113,7 +117,7 @@ class RayBackend:
         """Check the cluster, put the run into the storage, upload the files, submit."""
         request = self.request(job)
         client = self._client()
-        self._require_same_ray(client)
+        self._require_same_versions(client)
         Storage(self._url(job.name), self.options.storage_options).put(job.run, {})
         now = datetime.now(timezone.utc)
         name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', job.name)}-{secrets.token_hex(3)}"
@@ -122,7 +126,7 @@ class RayBackend:
             snapshot.snapshot(job.working_dir, Path(folder) / "project")
             request["runtime_env"]["working_dir"] = str(Path(folder) / "project")
             try:
-                _ask(lambda: client.submit_job(submission_id=name, **request), self.options.address)
+                patiently(lambda: self._send(client, name, request), START_S)
             except BackendError as error:
                 raise SubmitError(error.message, hint=error.hint) from None
         details = {"address": self.options.address, "storage": self._url(job.name)}
@@ -157,9 +161,7 @@ class RayBackend:
 
     def fetch(self, job: Job, run: Run) -> None:
         """From the storage; what only this machine knows of the run stays."""
-        kept = {key: value for key, value in run.info.items() if key in KEPT_HERE}
-        Storage(str(job.details["storage"]), self.options.storage_options).get(run.path)
-        run.update(**kept)
+        Storage(str(job.details["storage"]), self.options.storage_options).get_run(run)
 
     def _url(self, name: str) -> str:
         if self.options.storage is None:
@@ -182,16 +184,41 @@ class RayBackend:
                 raise missing_extra("ray[default]", "ray") from None
             raise
 
-    def _require_same_ray(self, client: Any) -> None:
-        """A run's checkpoints are only read by the Ray that wrote them."""
+    def _send(self, client: Any, name: str, request: dict[str, Any]) -> None:
+        """Submit; that the job is there already says that an answer was lost, for its name is ours alone."""
+        try:
+            _ask(lambda: client.submit_job(submission_id=name, **request), self.options.address)
+        except BackendError as error:
+            if f"{name} already exists" not in error.message:
+                raise
+
+    def _require_same_versions(self, client: Any) -> None:
+        """A run's checkpoints are only read by the Ray that wrote them, and Ray talks to its own Python only."""
         import importlib.metadata
 
         theirs, ours = str(getattr(client, "_server_ray_version", "")), importlib.metadata.version("ray")
+        image = f"Use an image with both, such as rayproject/ray:{ours}-py3{sys.version_info[1]}"
         if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
             raise SubmitError(
-                f"the cluster at {self.options.address} runs Ray {theirs}, this machine {ours}.",
-                hint=f"Use an image with Ray {ours}, such as rayproject/ray:{ours}-py3{sys.version_info[1]}",
+                f"the cluster at {self.options.address} runs Ray {theirs}, this machine {ours}.", hint=image
             )
+        python = _python_of(client, self.options.address)
+        if python and python.split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
+            raise SubmitError(
+                f"the cluster at {self.options.address} runs Python {python}, this machine {platform.python_version()}:"
+                " what a run keeps is not read by the other.",
+                hint=image,
+            )
+
+
+def _python_of(client: Any, address: str) -> str:
+    """The cluster's version of Python; empty where it does not say."""
+    try:
+        answer = _ask(lambda: client._do_request("GET", "/api/v0/cluster_metadata"), address)
+        about = answer.json() if answer.ok else {}
+    except (BackendError, ValueError):
+        return ""
+    return str(about.get("data", about).get("pythonVersion") or about.get("pythonVersion") or "")
 
 
 def _ask(question: Callable[[], Value], address: str) -> Value:
@@ -208,5 +235,11 @@ def _ask(question: Callable[[], Value], address: str) -> Value:
     except RuntimeError as error:
         text = str(error).strip()
         is_down = re.search(r"status code 5\d\d", text) is not None and "Traceback" not in text
+        if NOT_READY.search(text):
+            raise UnreachableError(
+                f"the Ray cluster at {address} answers, but its head node runs no jobs.",
+                hint="Is it just starting? If not: its dashboard_agent.log says why; often port 52365 was taken when "
+                "it started, and ray start --head --dashboard-agent-listen-port 0 takes another.",
+            ) from None
         kind = UnreachableError if is_down else BackendError
         raise kind(f"the Ray cluster at {address} refused: {text[:600]}") from None

@@ -23,6 +23,7 @@ GROUP = "platotk.backends"
 BUILT_IN = {
     "local": "platotk.compute.local:LocalBackend",
     "ray": "platotk.compute.ray_jobs:RayBackend",
+    "azure_ml": "platotk.compute.azure_ml:AzureBackend",
 }
 LOCAL = "local"
 """The name that every project has: a detached process on this machine."""

@@ -12,12 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BackendError, missing_extra
+from ..run import Run
 from .base import UnreachableError
 
 MANIFEST = "MANIFEST.json"
 SPARE = ".spare"
 """Folder of the second copies."""
 NOT_SENT = ("jobs", ".lock", ".spare")
+KEPT_HERE = ("root", "backend", "jobs", "command", "git", "created")
+"""What run.json says here, whatever the job says."""
 ONCE = ("checkpoints", "trajectories", "assessments", "agent")
 """Folders whose files never change once they are whole."""
 
@@ -28,12 +31,17 @@ class Storage:
     Args:
         url: Of the folder: `/mnt/shared/runs/night`, `s3://bucket/runs/night`, `abfss://...`.
         options: Of the fsspec file system; no secrets.
+        files: The file system itself, with `url` as the path on it.
 
     Raises:
         BackendError: No such kind of storage, or its package is not installed.
     """
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: dict[str, Any] | None = None, *, files: Any = None) -> None:
+        self.url = url
+        if files is not None:
+            self._files, self._root = files, url
+            return
         try:
             from fsspec.core import url_to_fs
         except ImportError:
@@ -42,7 +50,6 @@ class Storage:
             self._files, self._root = url_to_fs(url, **(options or {}))
         except (ImportError, ValueError) as error:
             raise BackendError(f"storage {url!r} cannot be used: {error}") from None
-        self.url = url
 
     def put(self, folder: Path, sent: dict[str, tuple[int, int]]) -> None:
         """Copy what has changed in a run's folder to the storage.
@@ -103,6 +110,31 @@ class Storage:
             draft.replace(target)
             came.append(name)
         return came
+
+    def get_run(self, run: Run) -> None:
+        """Bring a run here; what only this machine knows of it stays."""
+        kept = {key: value for key, value in run.info.items() if key in KEPT_HERE}
+        self.get(run.path)
+        run.update(**kept)
+
+    def leave(self, name: str, content: dict[str, Any]) -> None:
+        """Leave a note beside the run for the other side; it is no file of the run.
+
+        Raises:
+            UnreachableError: It cannot be written.
+        """
+        try:
+            self._write(f"{SPARE}/notes/{name}", json.dumps(content).encode())
+        except OSError as error:
+            raise UnreachableError(f"{self.url} cannot be written: {error}") from None
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """The note that the other side left; None when there is none."""
+        try:
+            content = json.loads(self._files.cat_file(f"{self._root}/{SPARE}/notes/{name}"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"

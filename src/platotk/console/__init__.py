@@ -20,19 +20,32 @@ from .answers import (
     started,
     verified,
 )
-from .basics import counting, error, json, note, text, traceback, waiting
-from .jobs import detached, job_ended, job_state, output, output_to_people, submitted
+from .azure import azure_environment, azure_files, azure_findings, azure_made, azure_plan, azure_status
+from .basics import confirmed, counting, error, json, note, text, traceback, waiting
+from .endpoints import DeployProgress, endpoint, endpoint_cost, endpoint_plan
+from .jobs import detached, job_ended, job_state, output, output_to_people, studio, submitted
 from .training import TrainingView
 
 __all__ = [
+    "DeployProgress",
     "TrainingView",
     "acting",
     "agent",
     "assessed",
+    "azure_environment",
+    "azure_files",
+    "azure_findings",
+    "azure_made",
+    "azure_plan",
+    "azure_status",
     "compared",
+    "confirmed",
     "counting",
     "deployed",
     "detached",
+    "endpoint",
+    "endpoint_cost",
+    "endpoint_plan",
     "error",
     "exported",
     "exporting",
@@ -46,6 +59,7 @@ __all__ = [
     "run",
     "runs",
     "started",
+    "studio",
     "submitted",
     "text",
     "traceback",

@@ -29,6 +29,14 @@ def note(line: str, style: str | None = None) -> None:
     say(people(), line, style)
 
 
+def confirmed(question: str) -> bool:
+    """Whether a person says yes; where nobody sits at a terminal, nobody does."""
+    if not sys.stdin.isatty():
+        return False
+    say(people(), f"{question} Type yes:")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def error(problem: PlatoError) -> None:
     """Two lines: what is wrong, and what to do."""
     out = people()

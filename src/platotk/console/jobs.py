@@ -30,11 +30,17 @@ def submitted(run: Run) -> None:
     """Where a run went."""
     out, job = people(), run.info["jobs"][-1]
     say(out, f"{run.name} runs on {job['backend']} as job {job['id']}", "bold")
-    for key, value in job.get("details", {}).items():
-        if key in ("url", "studio_url") and value:
-            say(out, f"  {value}")
+    studio(run)
     say(out, f"  follow  {_command('logs', run)} -f")
     say(out, f"  stop    {_command('stop', run)}")
+
+
+def studio(run: Run) -> None:
+    """Where the last job of a run is to be seen in a browser; nothing where it is not."""
+    for job in (run.info.get("jobs") or [])[-1:]:
+        url = job.get("details", {}).get("studio_url")
+        if url:
+            say(people(), f"  studio  {url}")
 
 
 def job_state(state: Any) -> None:

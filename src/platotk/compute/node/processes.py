@@ -75,6 +75,8 @@ class Settings:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray would report even that nothing is to be reported.
+            "RAY_USAGE_STATS_REPORT_URL": "",
             "PYTHONUNBUFFERED": "1",
         }
 

@@ -1,0 +1,1 @@
+"""Azure Machine Learning: what it is told, what is made there, and what it says back. Prints nothing."""

@@ -1,0 +1,134 @@
+"""What the backend `ray` says of clusters that are just starting, of another Python, or away."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import platform
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from tests.compute.places import Place
+
+from platotk import Project, SubmitError
+from platotk.compute.base import Job
+from platotk.compute.glance import job_states
+from platotk.compute.ray_jobs import RayBackend, RayOptions
+from platotk.run import create_run
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """The dashboard of a cluster whose head node's agent comes late; it notes what was submitted."""
+
+    python = platform.python_version()
+    not_ready = 0
+    submitted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        about = {"data": {"pythonVersion": self.python}, "ray_version": version("ray"), "version": "4"}
+        self._answer(200, json.dumps(about))
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if type(self).not_ready:
+            type(self).not_ready -= 1
+            return self._answer(500, "No available agent to submit job, please try again later.")
+        if any(asked["submission_id"] == one["submission_id"] for one in self.submitted):
+            return self._answer(500, f"Traceback: Job with submission_id {asked['submission_id']} already exists.")
+        self.submitted.append(asked)
+        return self._answer(200, json.dumps({"submission_id": asked["submission_id"], "job_id": None}))
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200, "")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing to stderr."""
+
+
+@contextlib.contextmanager
+def cluster(**answers: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A dashboard that answers like this: its address, and what was submitted to it."""
+
+    class Handler(Answers):
+        submitted: ClassVar[list[dict[str, Any]]] = []
+
+    for name, value in answers.items():
+        setattr(Handler, name, value)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", Handler.submitted
+        server.shutdown()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    pytest.importorskip("aiohttp", reason="the Jobs API comes with ray[default]")
+    (tmp_path / "plato.yaml").write_text("sim: CartPole-v1\n")
+    return Project.load(tmp_path)
+
+
+def place_at(address: str, project: Project) -> Place:
+    options = RayOptions(type="ray", address=address, storage=str(project.root / "storage"))
+    return Place(lambda: RayBackend("cluster", options), project, project.root / "runs")
+
+
+def test_a_cluster_that_is_just_starting_is_asked_again(project: Project) -> None:
+    with cluster(not_ready=2) as (address, submitted):
+        job = place_at(address, project).submit("print(1)")
+    assert [one["submission_id"] for one in submitted] == [job.id]
+
+
+def test_a_cluster_that_never_runs_jobs_is_refused_with_the_cause(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platotk.compute.ray_jobs.START_S", 0.2)
+    with cluster(not_ready=99) as (address, _), pytest.raises(SubmitError, match="its head node runs no jobs") as told:
+        place_at(address, project).submit("print(1)")
+    assert "dashboard_agent.log" in (told.value.hint or "")
+
+
+def test_another_python_is_refused_before_anything_is_sent(project: Project) -> None:
+    with cluster(python="3.9.1") as (address, submitted), pytest.raises(SubmitError, match=r"runs Python 3\.9\.1"):
+        place_at(address, project).submit("print(1)")
+    assert submitted == []
+    assert not (project.root / "storage").exists()
+
+
+def test_a_place_that_never_answers_does_not_hold_up_a_list(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options = {"type": "ray", "address": address, "storage": str(tmp_path / "storage")}
+        run = create_run(Project(sim="CartPole-v1", backends={"cluster": options}), run=tmp_path / "runs/night")
+        run.update(backend="cluster", jobs=[Job(id="night-1", backend="cluster", what="train").to_dict()])
+        idle = create_run(Project(sim="CartPole-v1"), run=tmp_path / "runs/idle")
+        began = time.monotonic()
+        assert job_states([run, idle], within_s=1.0) == {
+            run.path: {"backend": "cluster", "job": "night-1", "job_status": "unknown"}
+        }
+        assert time.monotonic() - began < 3.0
+        listed = subprocess.run(
+            [sys.executable, "-m", "platotk", "runs", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    rows = {row["run"]: row.get("job_status") for row in json.loads(listed.stdout)}
+    assert rows == {"night": "unknown", "idle": None}
