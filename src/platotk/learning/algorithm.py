@@ -83,6 +83,15 @@ class SimSettings:
     attempt: int = 1
     step_s: float | None = None
 
+    def num_sims(self, num_cpus: float) -> int:
+        """How many sims keep a policy busy that chooses for each in about 0.15 ms: 8 to 64, at most 16 per CPU.
+
+        More sims than CPUs are worth their memory because a slow sim mostly waits: for a solver, a device, a server.
+        """
+        if not self.own_process or self.step_s is None:
+            return NUM_ENVS
+        return int(max(NUM_ENVS, min(64, 16 * num_cpus, self.step_s / 150e-6)))
+
 
 def choose_algorithm(project: Project) -> tuple[str, str | None]:
     """The name of the algorithm, and why when the project leaves it open (`algorithm:` absent)."""
@@ -126,7 +135,7 @@ def build_config(
     for section in SECTIONS:
         values = dict(getattr(project, section, None) or {})
         if section == "env_runners":
-            values = _env_runners(project, config, values, num_cpus)
+            values = _env_runners(project, config, values, num_cpus, settings)
         if section == "rl_module":
             values = _rl_module(project, config, values, adapter, name, own_config)
         _apply(project, config, section, values)
@@ -208,7 +217,11 @@ def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
 
 
 def _env_runners(
-    project: Project, config: AlgorithmConfig, values: dict[str, Any], num_cpus: float | None
+    project: Project,
+    config: AlgorithmConfig,
+    values: dict[str, Any],
+    num_cpus: float | None,
+    settings: SimSettings,
 ) -> dict[str, Any]:
     if "gym_env_vectorize_mode" in values:
         raise ProjectError(
@@ -224,7 +237,9 @@ def _env_runners(
         asynchronous = algorithm_name(config) in ("IMPALA", "APPO")
         values["num_env_runners"] = 1 if asynchronous and (num_cpus or 0) >= 2 else 0
     if "num_envs_per_env_runner" not in values and config.num_envs_per_env_runner == 1:
-        values["num_envs_per_env_runner"] = 1 if algorithm_name(config) in ("SAC", "DQN") else NUM_ENVS
+        runners = values.get("num_env_runners", config.num_env_runners) or 1
+        num_sims = settings.num_sims((num_cpus or 1.0) / runners)
+        values["num_envs_per_env_runner"] = 1 if algorithm_name(config) in ("SAC", "DQN") else num_sims
     return values
 
 
@@ -311,9 +326,10 @@ def _add_sims(
     name: str,
 ) -> None:
     from ..sims.vector import TrainingSims
+    from ..sims.workers import TrainingWorkers
 
     config.environment(
-        env=TrainingSims,
+        env=TrainingWorkers if settings.own_process else TrainingSims,
         env_config={
             "spec": spec,
             "adapter": adapter,

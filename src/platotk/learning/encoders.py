@@ -85,6 +85,41 @@ class DictEncoder(TorchModel, Encoder):  # type: ignore[misc]
         return {ENCODER_OUT: self.fusion(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])}
 
 
+@dataclass
+class ObservationActionEncoderConfig(ModelConfig):  # type: ignore[misc]
+    """What `ObservationActionEncoder` is built from.
+
+    Attributes:
+        num_inputs: Width of observation and action side by side.
+        model: RLlib's model config, complete (`fcnet_*`).
+    """
+
+    num_inputs: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output_dims(self) -> tuple[int]:
+        """The last of `fcnet_hiddens`, as in RLlib's own encoders."""
+        hiddens = self.model["fcnet_hiddens"]
+        return (int(hiddens[-1]) if hiddens else self.num_inputs,)
+
+    def build(self, framework: str = "torch") -> ObservationActionEncoder:
+        """The encoder."""
+        return ObservationActionEncoder(self)
+
+
+class ObservationActionEncoder(TorchModel, Encoder):  # type: ignore[misc]
+    """A vector and an action, side by side, through one MLP."""
+
+    def __init__(self, config: ObservationActionEncoderConfig) -> None:
+        TorchModel.__init__(self, config)
+        Encoder.__init__(self, config)
+        self.fusion = _mlp(config.num_inputs, config.model)
+
+    def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Tensor]:
+        return {ENCODER_OUT: self.fusion(torch.cat([inputs[Columns.OBS], inputs[Columns.ACTIONS]], dim=-1))}
+
+
 class ImageEncoder(nn.Module):
     """One image (..., channels, height, width) to IMAGE_FEATURES numbers.
 

@@ -1,8 +1,8 @@
 """The content of a replay buffer as plain data, and back.
 
 RLlib leaves replay buffers out of its checkpoints. Given one of its episode buffers (uniform, prioritised
-or multi-agent) this gives back a state of plain data, and makes a buffer of it again; episodes come back
-with their columns, priorities and order of eviction as they were.
+or multi-agent), or the engine's, this gives back a state of plain data, and makes a buffer of it again;
+episodes come back with their columns, priorities and order of eviction as they were.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ def find_buffers(algo: Any) -> dict[str, Any]:
 
 def num_bytes(buffer: Any) -> int:
     """What the episodes of a buffer take, in bytes, give or take the bookkeeping."""
+    if _is_columns(buffer):
+        return int(buffer.num_bytes())
     return sum(_size(episode) for episode in buffer.episodes)
 
 
 def buffer_state(buffer: Any) -> dict[str, Any]:
     """All of a buffer as nested data: episodes, indices, priorities, counters, random generator."""
-    if _is_multi_agent(buffer):
+    if _is_columns(buffer) or _is_multi_agent(buffer):
         state: dict[str, Any] = buffer.get_state()
     else:
         spaces = _Spaces()
@@ -76,7 +78,9 @@ def set_buffer_state(buffer: Any, state: dict[str, Any]) -> None:
         raise ValueError(f"it was a {kind} and is a {type(buffer).__name__} now")
     if "_sum_segment" in state and len(state["_sum_segment"]) != 2 * buffer._sum_segment.capacity:
         raise ValueError("its capacity has changed")
-    if not _is_multi_agent(buffer):
+    if _is_columns(buffer):
+        buffer.set_state(state)
+    elif not _is_multi_agent(buffer):
         spaces = [_space_from_dict(space) for space in state.pop("spaces")]
         episodes = [_episode(saved, spaces) for saved in state.pop("episodes")]
         # A buffer that has episodes already keeps them in RLlib's set_state(), beside the saved indices.
@@ -88,6 +92,13 @@ def set_buffer_state(buffer: Any, state: dict[str, Any]) -> None:
         buffer.episodes.clear()
         buffer.set_state(state)
     buffer.rng.bit_generator.state = rng
+
+
+def _is_columns(buffer: Any) -> bool:
+    """Whether it is the engine's, whose state is plain arrays already."""
+    from .engine.replay import ReplayColumns
+
+    return isinstance(buffer, ReplayColumns)
 
 
 def _is_multi_agent(buffer: Any) -> bool:

@@ -75,14 +75,13 @@ class SupervisedSim:
         self.num_failures = 0
         self.last_failure: SimFailure | None = None
         self._spec = spec
-        self._seeds = _seed_stream(seeds)
+        self._seeds = seed_stream(seeds)
         self._max_episode_steps = max_episode_steps
         self._host: SimProcess | InlineSim
         make = SimProcess if own_process else InlineSim
         self._host = make(spec, timeout_s=step_timeout_s)
         self._needs_seed = True
-        self._budget = float(FAILURE_BUDGET)
-        self._failures_in_a_row = 0
+        self._budget = FailureBudget(spec.label)
         self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> StepResult:
@@ -128,8 +127,7 @@ class SupervisedSim:
             self.fail(failure)
             return StepResult(None, truncated=True, info={"sim_failure": failure.reason}, failure=failure)
         self._num_steps += 1
-        self._failures_in_a_row = 0
-        self._budget = min(self._budget + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
+        self._budget.refund()
         if self._max_episode_steps is not None and self._num_steps >= self._max_episode_steps:
             truncated = truncated or not terminated
         return StepResult(observation, reward, bool(terminated), bool(truncated), _as_info(info))
@@ -147,24 +145,54 @@ class SupervisedSim:
         """
         self.num_failures += 1
         self.last_failure = failure
-        self._failures_in_a_row += 1
         self._needs_seed = True
-        self._budget -= 1.0
         self._host.close(kill=True)
-        if self._budget <= 0 or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise SimError(
-                f"the sim {self._spec.label} failed {self.num_failures} times, the last time: {failure.reason}"
-                + (f"\n{failure.details.rstrip()}" if failure.details else "")
-                + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
-                hint=f"Training survives one failure in {STEPS_PER_REFUND} steps. Find the cause with: plato check",
-            )
-        if self._failures_in_a_row > 1:
-            time.sleep(min(0.02 * 2 ** (self._failures_in_a_row - 2), MAX_BACKOFF_S))
+        self._budget.spend(failure, self.num_failures)
+        if pause_s := self._budget.pause_s():
+            time.sleep(pause_s)
 
     def close(self) -> None:
         """Close the sim; never raises."""
         with contextlib.suppress(Exception):
             self._host.close()
+
+
+class FailureBudget:
+    """How many more failures of a sim training survives.
+
+    Args:
+        label: The sim's name for people.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._left = float(FAILURE_BUDGET)
+        self._in_a_row = 0
+
+    def refund(self) -> None:
+        """A good step."""
+        self._in_a_row = 0
+        self._left = min(self._left + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
+
+    def spend(self, failure: SimFailure, num_failures: int) -> None:
+        """A failure, the sim's `num_failures`-th.
+
+        Raises:
+            SimError: It was one too many.
+        """
+        self._in_a_row += 1
+        self._left -= 1.0
+        if self._left <= 0 or self._in_a_row >= MAX_FAILURES_IN_A_ROW:
+            raise SimError(
+                f"the sim {self._label} failed {num_failures} times, the last time: {failure.reason}"
+                + (f"\n{failure.details.rstrip()}" if failure.details else "")
+                + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
+                hint=f"Training survives one failure in {STEPS_PER_REFUND} steps. Find the cause with: plato check",
+            )
+
+    def pause_s(self) -> float:
+        """Seconds to wait before the sim is made again: none after a single failure."""
+        return min(0.02 * 2 ** (self._in_a_row - 2), MAX_BACKOFF_S) if self._in_a_row > 1 else 0.0
 
 
 class InlineSim:
@@ -318,7 +346,8 @@ class PrintedTail(io.TextIOBase):
 printed = PrintedTail()
 
 
-def _seed_stream(seeds: np.random.SeedSequence) -> Iterator[int]:
+def seed_stream(seeds: np.random.SeedSequence) -> Iterator[int]:
+    """Seeds without end."""
     rng = np.random.default_rng(seeds)
     while True:
         yield int(rng.integers(2**31))

@@ -90,8 +90,8 @@ def connector(*_: Any, **__: Any) -> Any:
 
 
 LEFT_TO_RLLIB: dict[str, tuple[dict[str, Any], str]] = {
-    "another algorithm": ({"algorithm": "IMPALA"}, "trains PPO, and this is IMPALA"),
-    "another config": ({"algorithm": IMPALAConfig()}, "trains PPO, and this is IMPALA"),
+    "another algorithm": ({"algorithm": "IMPALA"}, "trains PPO, SAC and DQN, and this is IMPALA"),
+    "another config": ({"algorithm": IMPALAConfig()}, "trains PPO, SAC and DQN, and this is IMPALA"),
     "lstm": ({"rl_module": {"model_config": {"use_lstm": True}}}, "memory"),
     "own runner": ({"env_runners": {"env_runner_cls": OwnRunner}}, "OwnRunner"),
     "own learner": ({"learners": {"learner_class": OwnLearner}}, "OwnLearner"),

@@ -24,7 +24,7 @@ class Actor:
     """An RLModule that acts for many sims at once.
 
     Args:
-        module: Any torch RLModule without memory.
+        module: Any torch RLModule.
         device: Where it is.
         explore: Draw actions from the distribution, or take the likeliest.
     """
@@ -44,17 +44,23 @@ class Actor:
     def begin(self) -> None:
         """The module may have new weights; to be called before each sample."""
 
-    def act(self, observations: Columns, num_steps: int) -> dict[str, Columns]:
+    def act(self, observations: Columns, num_steps: int, states: Columns = None) -> dict[str, Columns]:
         """Columns by RLlib's names: `actions`, `action_logp`, `action_dist_inputs`, and what else the module gives.
 
         Args:
             observations: Columns of N rows.
             num_steps: Environment steps so far, for modules whose exploration changes.
+            states: Of a module with memory: columns of N rows; the next ones come back as `state_out`.
         """
         batch = {Names.OBS: mapped(self._tensor, observations)}
+        if states is not None:
+            batch = mapped(lambda tensor: tensor.unsqueeze(1), batch)
+            batch[Names.STATE_IN] = mapped(self._tensor, states)
         with torch.inference_mode():
             out = self._forward(batch, t=num_steps) if self._explore else self._forward(batch)
             given = {name: value for name, value in out.items() if value is not None}
+            if states is not None:
+                given = {name: value if name == Names.STATE_OUT else _at_once(value) for name, value in given.items()}
             if Names.ACTIONS not in given:
                 self._choose(given)
         return {name: _numpy(value) for name, value in given.items()}
@@ -119,6 +125,11 @@ def _clipping(space: gym.spaces.Box) -> Callable[[Array], Array]:
 
 def _same(actions: Array) -> Array:
     return actions
+
+
+def _at_once(value: Any) -> Any:
+    """Rows (N, 1, ...) of one step without their time dimension."""
+    return mapped(lambda rows: rows[:, 0], value)
 
 
 def _numpy(value: Any) -> Columns:

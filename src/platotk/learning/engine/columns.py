@@ -59,10 +59,19 @@ class Timeline:
         """Store the N rows of a time step; numbers take the dtype of those that came first."""
         if self._data is None:
             self._data = mapped(self._allocated, rows)
-        if time >= self._capacity:
-            old, self._capacity = self._capacity, max(2 * self._capacity, time + 1)
-            self._data = mapped(lambda array: self._grown(array, old), self._data)
-        _store(self._data, time, rows)
+        self._reserve(time)
+        _store(self._data, (slice(None), time), rows)
+
+    def put(self, sims: NDArray[np.int64], times: NDArray[np.int64], rows: Columns) -> None:
+        """Store one row for each of some sims, each at a time step of its own."""
+        if self._data is None:
+            self._data = mapped(self._allocated, rows)
+        self._reserve(int(times.max(initial=0)))
+        _store(self._data, (sims, times), rows)
+
+    def at(self, sims: NDArray[np.int64], times: NDArray[np.int64]) -> Columns:
+        """The rows of pairs of sim and time step."""
+        return mapped(lambda data: data[sims, times], self._data)
 
     def until(self, time: int) -> Columns:
         """All rows of the first time steps, sim after sim: (N * time, ...)."""
@@ -73,6 +82,11 @@ class Timeline:
         if self._data is not None:
             mapped(lambda data: data.__setitem__((sim, slice(start, stop)), 0), self._data)
 
+    def _reserve(self, time: int) -> None:
+        if time >= self._capacity:
+            old, self._capacity = self._capacity, max(2 * self._capacity, time + 1)
+            self._data = mapped(lambda array: self._grown(array, old), self._data)
+
     def _allocated(self, rows: Array) -> Array:
         return np.empty((self._num_sims, self._capacity, *rows.shape[1:]), dtype=learnable(rows).dtype)
 
@@ -82,9 +96,9 @@ class Timeline:
         return larger
 
 
-def _store(data: Columns, time: int, rows: Columns) -> None:
+def _store(data: Columns, at: Any, rows: Columns) -> None:
     if isinstance(data, dict):
         for key, part in data.items():
-            _store(part, time, rows[key])
+            _store(part, at, rows[key])
     else:
-        data[:, time] = rows
+        data[at] = rows

@@ -40,17 +40,25 @@ class EpisodeCounter:
         self._returns[:], self._lengths[:] = 0.0, 0
         self._began[:] = time.perf_counter()
 
-    def add(self, was_step: NDArray[np.bool_], rewards: Array, is_done: NDArray[np.bool_]) -> None:
-        """Take in a vector step."""
-        self._returns += np.where(was_step, rewards, 0.0)
-        self._lengths += was_step
+    def add(
+        self,
+        was_step: NDArray[np.bool_],
+        rewards: Array,
+        is_done: NDArray[np.bool_],
+        sims: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Take in a vector step of all sims, or of those that are given."""
+        sims = np.arange(len(self._returns)) if sims is None else sims
+        self._returns[sims] += np.where(was_step, rewards, 0.0)
+        self._lengths[sims] += was_step
         if was_step.all() and not is_done.any():
             return
         now = time.perf_counter()
-        self._began[~was_step] = now
-        for sim in np.flatnonzero(is_done):
+        self._began[sims[~was_step]] = now
+        ended = sims[is_done]
+        for sim in ended:
             self.finished.append((int(self._lengths[sim]), float(self._returns[sim]), now - self._began[sim]))
-        self._returns[is_done], self._lengths[is_done] = 0.0, 0
+        self._returns[ended], self._lengths[ended] = 0.0, 0
 
     def taken(self) -> list[tuple[int, float, float]]:
         """The finished episodes, which are then forgotten."""

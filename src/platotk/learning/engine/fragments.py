@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import Array, Columns, Timeline, concatenated, taken
+from .memory import SequenceStates
 
 REWARDS = "rewards"
 TERMINATED = "terminateds"
@@ -30,6 +31,8 @@ class Fragment:
             `truncateds`, and what else the RLModule gave.
         weights_seq_no: Which weights acted.
         num_episodes: How many episodes ended in it.
+        states: Of a network with memory: columns of Q rows, the states that sequences of steps begin with.
+        state_steps: int64 (Q,), the first step of each of those sequences, in order.
     """
 
     observations: Columns
@@ -37,6 +40,8 @@ class Fragment:
     steps: dict[str, Columns]
     weights_seq_no: int = 0
     num_episodes: int = 0
+    states: Columns = None
+    state_steps: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,11 +71,17 @@ class Fragment:
         if stop <= start:
             return Fragment(taken(self.observations, slice(0, 0)), self.rows[:0], taken(self.steps, slice(0, 0)))
         first, last = int(self.rows[start]), int(self.rows[stop - 1])
+        states = state_steps = None
+        if self.state_steps is not None:
+            kept = slice(*np.searchsorted(self.state_steps, [start, stop]))
+            states, state_steps = taken(self.states, kept), self.state_steps[kept] - start
         return Fragment(
             taken(self.observations, slice(first, last + 2)),
             self.rows[start:stop] - first,
             taken(self.steps, slice(start, stop)),
             self.weights_seq_no,
+            states=states,
+            state_steps=state_steps,
         )
 
     def slice(self, part: slice, *, len_lookback_buffer: int | None = None) -> Fragment:
@@ -83,15 +94,21 @@ def joined(fragments: Sequence[Fragment]) -> Fragment:
     if len(fragments) == 1:
         return fragments[0]
     rows, offset = [], 0
+    state_steps, num_steps = [], 0
     for fragment in fragments:
         rows.append(fragment.rows + offset)
         offset += num_rows(fragment.observations)
+        if fragment.state_steps is not None:
+            state_steps.append(fragment.state_steps + num_steps)
+        num_steps += len(fragment)
     return Fragment(
         concatenated([fragment.observations for fragment in fragments]),
         np.concatenate(rows),
         concatenated([fragment.steps for fragment in fragments]),
         min(fragment.weights_seq_no for fragment in fragments),
         sum(fragment.num_episodes for fragment in fragments),
+        concatenated([fragment.states for fragment in fragments]) if state_steps else None,
+        np.concatenate(state_steps) if state_steps else None,
     )
 
 
@@ -114,9 +131,17 @@ class FragmentBuilder:
         observations: The N rows that the first step will act on.
         num_steps: About how many time steps will come.
         is_done: bool (N,), the sims whose next step is a reset.
+        states_every: Of a network with memory: how many steps apart states are kept.
     """
 
-    def __init__(self, num_sims: int, observations: Columns, num_steps: int, is_done: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        num_sims: int,
+        observations: Columns,
+        num_steps: int,
+        is_done: NDArray[np.bool_],
+        states_every: int | None = None,
+    ) -> None:
         self.num_steps = 0
         self.num_episodes = 0
         self.is_done = is_done.copy()
@@ -126,6 +151,7 @@ class FragmentBuilder:
         self._steps = Timeline(num_sims, num_steps)
         self._is_step = Timeline(num_sims, num_steps)
         self._begun = np.zeros(num_sims, dtype=np.int64)
+        self._states = None if states_every is None else SequenceStates(states_every)
         self._observations.set(0, observations)
 
     def add(
@@ -135,6 +161,7 @@ class FragmentBuilder:
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         observations: Columns,
+        states: Columns = None,
     ) -> NDArray[np.bool_]:
         """Take in a vector step.
 
@@ -144,6 +171,7 @@ class FragmentBuilder:
             terminated: bool (N,).
             truncated: bool (N,).
             observations: The N rows that it led to.
+            states: Of a network with memory: the N rows that it began with.
 
         Returns:
             bool (N,): where it was a step, and not a reset.
@@ -156,6 +184,9 @@ class FragmentBuilder:
         steps = {**chosen, REWARDS: rewards, TERMINATED: terminated, TRUNCATED: truncated & ~terminated}
         self._steps.set(self._time, steps)
         self._is_step.set(self._time, was_step)
+        if self._states is not None:
+            sims = np.arange(self._num_sims)
+            self._states.add(sims, np.full_like(sims, self._time), self._time - self._begun, states)
         self._time += 1
         self._observations.set(self._time, observations)
         self.is_done = terminated | truncated
@@ -180,6 +211,13 @@ class FragmentBuilder:
         steps = self._steps.until(time)
         if len(flat) < time * self._num_sims:
             steps = taken(steps, flat)
+        states, state_steps = (None, None) if self._states is None else self._states.of(sims, times)
         return Fragment(
-            self._observations.until(time + 1), sims * (time + 1) + times, steps, weights_seq_no, self.num_episodes
+            self._observations.until(time + 1),
+            sims * (time + 1) + times,
+            steps,
+            weights_seq_no,
+            self.num_episodes,
+            states,
+            state_steps,
         )

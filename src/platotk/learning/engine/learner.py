@@ -21,16 +21,9 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
-    DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY,
     LEARNER_CONNECTOR,
     LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_IN,
     LEARNER_CONNECTOR_SUM_EPISODES_LENGTH_OUT,
-    MODULE_TRAIN_BATCH_SIZE_MEAN,
-    NUM_ENV_STEPS_TRAINED,
-    NUM_ENV_STEPS_TRAINED_LIFETIME,
-    NUM_MODULE_STEPS_TRAINED,
-    NUM_MODULE_STEPS_TRAINED_LIFETIME,
-    WEIGHTS_SEQ_NO,
 )
 
 from ..encoders import VECTOR
@@ -39,9 +32,11 @@ from .columns import taken
 from .compiled import KernelChoice
 from .fragments import Fragment, joined
 from .heads import heads_of
+from .memory import sequence_length
 from .objective import CONSTANTS, Objective
 from .optimisation import Descent, descent_for
-from .timing import log_pipeline
+from .sequences import SequenceBatch, Sequences, of_steps, sequences_of
+from .timing import log_pipeline, log_steps
 
 if TYPE_CHECKING:
     from .native import Native
@@ -103,33 +98,45 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
-        size = minibatch_size or len(fragment)
+        size, num_rows = minibatch_size or len(fragment), len(fragment)
+        sequences = self._sequences(fragment)
+        if sequences is not None:
+            size, num_rows = sequences.per_minibatch(size), len(sequences)
         order = row_order(
-            len(fragment),
+            num_rows,
             size,
             num_epochs=num_epochs,
             num_minibatches=num_total_minibatches,
-            shuffle=shuffle_batch_per_epoch and size < len(fragment),
+            shuffle=shuffle_batch_per_epoch and size < num_rows,
         )
-        native = self._native()
+        native = self._native() if sequences is None else None
         if native is not None:
             num_skipped = self._learn_compiled(native, fragment, order, size)
         else:
-            num_skipped = self._learn(self._train_batch(fragment), order, size)
+            num_skipped = self._learn(self._train_batch(fragment, sequences), order, size)
         if num_skipped:
             logger.warning(f"{num_skipped} minibatches had gradients that are not finite, and were left out.")
         self.metrics.log_value((DEFAULT_MODULE_ID, NUM_SKIPPED), num_skipped, reduce="sum")
-        self._log_steps(len(order), size, fragment)
+        num_steps = len(order) if sequences is None else int(sequences.lengths[order].sum())
+        lag = float(self._weights_seq_no - fragment.weights_seq_no)
+        log_steps(self, num_steps, num_steps / (len(order) // size), lag=lag)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return None if _no_metrics_reduce else self.metrics.reduce()
 
-    def _train_batch(self, fragment: Fragment) -> TrainBatch:
+    def _sequences(self, fragment: Fragment) -> Sequences | None:
+        """A fragment in sequences, for a network with memory."""
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        return sequences_of(fragment, sequence_length(module)) if module.is_stateful() else None
+
+    def _train_batch(self, fragment: Fragment, sequences: Sequences | None = None) -> TrainBatch:
         """Values, advantages and tensors of what was sampled."""
         began = time.perf_counter()
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        batch = TrainBatch(
-            fragment, module.compute_values, self._device, gamma=self.config.gamma, lambda_=self.config.lambda_
-        )
+        given = {"gamma": self.config.gamma, "lambda_": self.config.lambda_}
+        if sequences is None:
+            batch = TrainBatch(fragment, module.compute_values, self._device, **given)
+        else:
+            batch = SequenceBatch(fragment, sequences, module, self._device, **given)
         self._log_batch(len(fragment), time.perf_counter() - began)
         return batch
 
@@ -214,6 +221,7 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
         inputs = out[Names.ACTION_DIST_INPUTS]
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         values = module.compute_values(columns, embeddings=out.get(Names.EMBEDDINGS))
+        inputs, values, columns = of_steps(columns, inputs, values)
         with torch.no_grad():
             gradients = objective.gradients(inputs, values, columns)
             kept = objective.statistics(inputs, values, columns) if keep else None
@@ -251,26 +259,6 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
 
     def _optimizer(self) -> Any:
         return self.get_optimizer(DEFAULT_MODULE_ID)
-
-    def _log_steps(self, num_rows: int, minibatch_size: int, fragment: Fragment) -> None:
-        """What RLlib counts at every minibatch, counted once; rows that are learned from twice count twice."""
-        module, everything = DEFAULT_MODULE_ID, ALL_MODULES
-        log = self.metrics.log_value
-        log((module, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
-        lag = float(self._weights_seq_no - fragment.weights_seq_no)
-        log((module, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), lag, window=1)
-        log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), minibatch_size, reduce="mean")
-        log((module, NUM_MODULE_STEPS_TRAINED), num_rows, reduce="sum")
-        for key in (
-            (module, NUM_MODULE_STEPS_TRAINED_LIFETIME),
-            (everything, NUM_MODULE_STEPS_TRAINED_LIFETIME),
-            (everything, NUM_ENV_STEPS_TRAINED_LIFETIME),
-        ):
-            log(key, num_rows, reduce="lifetime_sum", with_throughput=True)
-        for key in ((everything, NUM_MODULE_STEPS_TRAINED), (everything, NUM_ENV_STEPS_TRAINED)):
-            log(key, num_rows, reduce="sum", with_throughput=True)
-        self._metrics_all_modules_num_env_steps_trained.inc(value=num_rows)
-        self._metrics_all_modules_num_module_steps_trained.inc(value=num_rows)
 
     def _get_optimizer_state(self) -> Any:
         """As RLlib's own Adam would say it, so that RLlib restores it as its own."""

@@ -7,6 +7,7 @@ one line.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -60,11 +61,19 @@ def apply(chosen: EnginePlan, config: AlgorithmConfig) -> None:
     config.learners(learner_config_dict={SETTINGS: {"path": chosen.path, "note": chosen.note}})
     if chosen.path is None:
         return
-    from .learner import EngineLearner
     from .runner import EngineRunner
 
     config.env_runners(env_runner_cls=EngineRunner)
-    config.learners(learner_class=EngineLearner)
+    name = config.algo_class.__name__
+    if name == "PPO":
+        from .learner import EngineLearner
+
+        config.learners(learner_class=EngineLearner)
+        return
+    from . import off_policy, off_policy_learner
+
+    config.algo_class = getattr(off_policy, name)
+    config.learners(learner_class=getattr(off_policy_learner, f"Engine{name}Learner"))
 
 
 def chosen_for(config: AlgorithmConfig) -> dict[str, Any]:
@@ -78,17 +87,20 @@ def _path(config: Any) -> str:
     spec = config._rl_module_spec
     kind = None if spec is None else spec.module_class
     is_rllibs = kind is None or kind.__module__.startswith(("ray.rllib.algorithms.ppo.", "platotk."))
+    is_rllibs &= config.algo_class.__name__ == "PPO" and not _has_memory(config)
     has_gpu = bool(config.num_gpus_per_learner) and config.num_gpus_per_env_runner
     return "kernel" if is_rllibs and not has_gpu else "torch"
 
 
 def _reasons(config: Any) -> Iterator[str]:
     """What stands against the engine, most general first."""
+    from ray.rllib.algorithms.dqn import DQN
     from ray.rllib.algorithms.ppo import PPO
+    from ray.rllib.algorithms.sac import SAC
 
-    if config.algo_class is not PPO:
+    if config.algo_class not in (PPO, SAC, DQN):
         name = getattr(config.algo_class, "__name__", config.algo_class)
-        yield f"it trains PPO, and this is {name}"
+        yield f"it trains PPO, SAC and DQN, and this is {name}"
         return
     if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
         yield "the config asks for RLlib's old API stack"
@@ -97,6 +109,8 @@ def _reasons(config: Any) -> Iterator[str]:
     yield from _own_parts(config)
     yield from _own_data(config)
     yield from _own_learning(config)
+    if config.algo_class is not PPO:
+        yield from _replay(config)
     yield from _module(config)
 
 
@@ -132,7 +146,7 @@ def _own_learning(config: Any) -> Iterator[str]:
     """Ways of learning that the engine's learner has not."""
     if config.framework_str != "torch":
         yield f"the framework is {config.framework_str}"
-    if not config.use_critic:
+    if not getattr(config, "use_critic", True):
         yield "use_critic is off"
     for name in ("torch_compile_learner", "torch_compile_worker"):
         if getattr(config, name):
@@ -145,27 +159,55 @@ def _own_learning(config: Any) -> Iterator[str]:
         yield "policies_to_train is set"
 
 
+def _replay(config: Any) -> Iterator[str]:
+    """Replay that the engine's buffer does not do."""
+    from ray.rllib.utils.replay_buffers import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
+
+    given = config.replay_buffer_config.get("type")
+    known = (EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer)
+    if given not in known and str(given).rpartition(".")[2] not in [kind.__name__ for kind in known]:
+        yield f"the replay buffer is {getattr(given, '__name__', given)}"
+    if config.num_learners:
+        yield "learners of their own processes draw from RLlib's replay buffer"
+    if config.count_steps_by != "env_steps":
+        yield f"steps are counted by {config.count_steps_by}"
+
+
 def _module(config: Any) -> Iterator[str]:
     """Networks that the engine cannot run."""
-    from ray.rllib.algorithms.ppo.default_ppo_rl_module import DefaultPPORLModule
+    from ray.rllib.algorithms.ppo import PPO
     from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI, ValueFunctionAPI
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-    from ray.rllib.core.rl_module.rl_module import RLModule
 
-    spec = config._rl_module_spec
-    if isinstance(spec, MultiRLModuleSpec):
+    if isinstance(config._rl_module_spec, MultiRLModuleSpec):
         yield "the network is a MultiRLModule"
         return
-    kind = DefaultPPORLModule if spec is None or spec.module_class is None else spec.module_class
-    model = config.model_config if spec is None or spec.model_config is None else spec.model_config
-    uses_lstm = model.get("use_lstm") if isinstance(model, dict) else getattr(model, "use_lstm", False)
-    has_state = kind.get_initial_state not in (RLModule.get_initial_state, DefaultPPORLModule.get_initial_state)
-    if uses_lstm or has_state:
+    kind, _ = _network(config)
+    if _has_memory(config):
         yield "the network has memory"
     if issubclass(kind, SelfSupervisedLossAPI):
         yield f"{kind.__name__} has a loss of its own"
-    if not issubclass(kind, ValueFunctionAPI):
+    if config.algo_class is PPO and not issubclass(kind, ValueFunctionAPI):
         yield f"{kind.__name__} gives no values (ValueFunctionAPI)"
+
+
+def _has_memory(config: Any) -> bool:
+    """Whether a network says so without being built."""
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    kind, model = _network(config)
+    default = config.get_default_rl_module_spec().module_class
+    has_state = kind.get_initial_state not in (RLModule.get_initial_state, default.get_initial_state)
+    return bool(model.get("use_lstm")) or has_state
+
+
+def _network(config: Any) -> tuple[Any, dict[str, Any]]:
+    """The RLModule's class and its model config."""
+    spec = config._rl_module_spec
+    kind = None if spec is None else spec.module_class
+    model = config.model_config if spec is None or spec.model_config is None else spec.model_config
+    kind = config.get_default_rl_module_spec().module_class if kind is None else kind
+    return kind, model if isinstance(model, dict) else dataclasses.asdict(model)
 
 
 def _is_our_filter(connector: Any) -> bool:

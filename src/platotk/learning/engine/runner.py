@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns as Names
 from ray.rllib.env.env_runner import ENV_STEP_FAILURE, NUM_ENV_STEP_FAILURES_LIFETIME
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import (
@@ -32,9 +33,23 @@ from .columns import Columns
 from .compiled import CompiledActor, KernelChoice
 from .episodes import EpisodeCounter, EpisodeMirror, has_episode_callbacks
 from .fragments import Fragment, FragmentBuilder, joined
+from .memory import Memory, sequence_length
+from .ready_first import ReadyFirst
 from .timing import log_pipeline
 
 logger = logging.getLogger("ray.rllib")
+
+
+class VectorStep(NamedTuple):
+    """What N sims were told and said: columns of N rows."""
+
+    chosen: dict[str, Columns]
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    infos: Any
+    states: Columns = None
+    """What a network with memory remembered when it was asked."""
 
 
 class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
@@ -48,17 +63,20 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self._needs_initial_reset: bool = True
-        self._observations: Columns = None
-        self._is_done: NDArray[np.bool_] = np.zeros(self.num_envs, dtype=bool)
+        self.observations: Columns = None
+        self.is_done: NDArray[np.bool_] = np.zeros(self.num_envs, dtype=bool)
         self._counter = EpisodeCounter(self.num_envs)
         self._mirror = EpisodeMirror(self) if has_episode_callbacks(self.config) else None
         self._seconds: dict[str, float] = defaultdict(float)
+        self._ready_first = ReadyFirst(self)
 
     def make_module(self) -> None:
         """RLlib's module, and nothing kept of an earlier one."""
         super().make_module()
         self._kernel = KernelChoice(self.config)
         self._actors: dict[tuple[bool, bool], Actor | CompiledActor] = {}
+        has_memory = self.module is not None and self.module.is_stateful()
+        self.memory = Memory(self.module, self.num_envs) if has_memory else None
 
     def get_metrics(self) -> Any:
         """RLlib's metrics of the episodes that have ended since the last call."""
@@ -85,24 +103,53 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         """Steps of all sims until there are enough of them, or until enough episodes have ended."""
         if random_actions or self.module is None:
             return self._sample_randomly(num_timesteps, num_episodes, explore, random_actions)
+        actor = self.ready(explore)
+        if force_reset or num_episodes is not None or self._needs_initial_reset:
+            self.restart(explore)
+        if num_timesteps is not None and self._mirror is None and ReadyFirst.fits(self.env):
+            fragment, num_steps, num_done = self._ready_first.collect(actor, num_timesteps, explore)
+        else:
+            fragment, num_steps, num_done = self._collect(actor, num_timesteps, num_episodes, explore)
+        if num_episodes is not None:
+            self._needs_initial_reset = True
+        self.log_sampled(num_steps, num_done)
+        return [] if fragment is None or not len(fragment) else [fragment]
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether the sims have to be reset before the next step."""
+        return bool(self._needs_initial_reset)
+
+    def ready(self, explore: bool) -> Actor | CompiledActor:
+        """Who acts, with all that a vector step needs."""
         self._seconds.clear()
         self.module.eval()
         actor = self._actor(explore)
         actor.begin()
+        if self.memory is not None:
+            self.memory.begin()
         space = self.env.single_action_space
         self._to_env = ActionMapping(space, normalize=self.config.normalize_actions, clip=self.config.clip_actions)
         self._filter: NumericFilter | None = next(iter(self._env_to_module[NumericFilter]), None)
-        if force_reset or num_episodes is not None or self._needs_initial_reset:
-            self._restart(explore)
-        fragment, num_steps, num_done = self._collect(actor, num_timesteps, num_episodes, explore)
-        if num_episodes is not None:
-            self._needs_initial_reset = True
-        elif self._mirror is not None:
+        return actor
+
+    @property
+    def states_every(self) -> int | None:
+        """How many steps apart learning needs what the network remembered; None without memory.
+
+        Several learners share a fragment anywhere, and begin their sequences there.
+        """
+        if self.memory is None:
+            return None
+        return 1 if self.config.num_learners > 1 else sequence_length(self.module)
+
+    def log_sampled(self, num_steps: int, num_done: int) -> None:
+        """What RLlib logs of a sample; episodes under way go on in a new chunk."""
+        if self._mirror is not None and not self._needs_initial_reset:
             self._mirror.cut()
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=num_steps)
         self._increase_sampled_metrics(num_steps, num_done)
         self._log_timers()
-        return [] if fragment is None or not len(fragment) else [fragment]
 
     def _actor(self, explore: bool) -> Actor | CompiledActor:
         """Who acts: the compiled kernel where it covers the network and is compiled, else torch."""
@@ -126,45 +173,66 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         parts: list[Fragment] = []
         kept_steps = num_steps = num_done = 0
         while num_steps < num_timesteps if num_timesteps is not None else num_done < (num_episodes or 0):
-            began = time.perf_counter()
-            chosen = actor.act(self._observations, (lifetime // num_runners + num_steps) * num_runners)
-            acted = time.perf_counter()
-            sent = self._to_env(chosen["actions"])
-            mapped = time.perf_counter()
-            results = self._step(sent)
-            stepped = time.perf_counter()
-            if results == ENV_STEP_FAILURE:
+            stepped = self.advance(actor, (lifetime // num_runners + num_steps) * num_runners, explore)
+            if stepped is None:
                 builder.drop(~builder.is_done)
                 self._keep(parts, builder)
                 kept_steps = num_steps = sum(map(len, parts))
-                self._restart(explore)
+                self.restart(explore)
                 builder = self._new_builder(capacity)
                 continue
-            observations, rewards, terminated, truncated, infos = results
-            self._observations = self._seen(observations, explore)
-            filtered = time.perf_counter()
-            was_step = builder.add(chosen, rewards, terminated, truncated, self._observations)
-            self._is_done = builder.is_done
-            self._counter.add(was_step, rewards, self._is_done)
-            if self._mirror is not None:
-                self._mirror.add(was_step, chosen, rewards, terminated, truncated, self._observations, infos)
+            was_step = builder.add(stepped.chosen, *stepped[1:4], self.observations, stepped.states)
+            self.is_done = builder.is_done
+            self._count(was_step, stepped)
             num_steps = kept_steps + builder.num_steps
             num_done = builder.num_episodes + sum(part.num_episodes for part in parts)
-            for name, seconds in (
-                (RLMODULE_INFERENCE_TIMER, acted - began),
-                ("normalize_and_clip_actions", mapped - acted),
-                (ENV_STEP_TIMER, stepped - mapped),
-                ("numeric_filter", filtered - stepped),
-                ("calls", 1.0),
-            ):
-                self._seconds[name] += seconds
         if num_episodes is not None:
             num_done = self._finish_episodes(builder, num_done, num_episodes)
         self._keep(parts, builder)
         return (joined(parts) if parts else None), num_steps, num_done
 
+    def advance(self, actor: Actor | CompiledActor, num_steps: int, explore: bool) -> VectorStep | None:
+        """One vector step, to `observations`; None when RLlib has made all sims anew."""
+        began = time.perf_counter()
+        memory, states = self.memory, None
+        if memory is None or not isinstance(actor, Actor):
+            chosen = actor.act(self.observations, num_steps)
+        else:
+            states = memory.rows
+            chosen = actor.act(self.observations, num_steps, states)
+            memory.follow(chosen.pop(Names.STATE_OUT), self.is_done)
+        acted = time.perf_counter()
+        sent = self._to_env(chosen["actions"])
+        mapped = time.perf_counter()
+        results = self._step(sent)
+        stepped = time.perf_counter()
+        if results == ENV_STEP_FAILURE:
+            return None
+        observations, rewards, terminated, truncated, infos = results
+        self.observations = self._seen(observations, explore)
+        seconds = self._seconds
+        seconds[RLMODULE_INFERENCE_TIMER] += acted - began
+        seconds["normalize_and_clip_actions"] += mapped - acted
+        seconds[ENV_STEP_TIMER] += stepped - mapped
+        seconds["numeric_filter"] += time.perf_counter() - stepped
+        seconds["calls"] += 1.0
+        return VectorStep(chosen, rewards, terminated, truncated, infos, states)
+
+    def settle(self, step: VectorStep) -> NDArray[np.bool_]:
+        """Take note of a vector step; bool (N,): where it was a step, and not a reset."""
+        was_step: NDArray[np.bool_] = ~self.is_done
+        self.is_done = (step.terminated | step.truncated) & was_step
+        self._count(was_step, step)
+        return was_step
+
+    def _count(self, was_step: NDArray[np.bool_], step: VectorStep) -> None:
+        self._counter.add(was_step, step.rewards, self.is_done)
+        if self._mirror is not None:
+            remembered = {} if self.memory is None else {Names.STATE_OUT: self.memory.rows}
+            self._mirror.add(was_step, {**step.chosen, **remembered}, *step[1:4], self.observations, step.infos)
+
     def _new_builder(self, capacity: int) -> FragmentBuilder:
-        return FragmentBuilder(self.num_envs, self._observations, capacity, self._is_done)
+        return FragmentBuilder(self.num_envs, self.observations, capacity, self.is_done, self.states_every)
 
     def _keep(self, parts: list[Fragment], builder: FragmentBuilder) -> None:
         if builder.num_steps:
@@ -182,15 +250,17 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             del self._counter.finished[-len(surplus) :]
         return num_done - len(surplus)
 
-    def _restart(self, explore: bool) -> None:
+    def restart(self, explore: bool) -> None:
         """Reset all sims; episodes under way are forgotten."""
         observations, infos = self._try_env_reset(seed=self._seed if self._needs_initial_reset else None, options=None)
         self._needs_initial_reset = False
-        self._is_done = np.zeros(self.num_envs, dtype=bool)
-        self._observations = self._seen(observations, explore)
+        self.is_done = np.zeros(self.num_envs, dtype=bool)
+        if self.memory is not None:
+            self.memory.restart()
+        self.observations = self._seen(observations, explore)
         self._counter.restart()
         if self._mirror is not None:
-            self._mirror.restart(self._observations, infos)
+            self._mirror.restart(self.observations, infos)
 
     def _seen(self, observations: Columns, explore: bool) -> Columns:
         """Observations as the module sees them: filtered, all rows of a vector step at once."""

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ...project_guard import places_of
+from ...project_units import places_of as unit_places
 from ..loading import SimSpec, sim_spec
 from .findings import Finding, finding, ordered
 from .fitting import check_resources
@@ -38,7 +39,7 @@ def check(project: Project, *, time_limit_s: float = 60.0, probe_steps: int | No
         time_limit_s: Seconds for the whole check. One call of the sim may take a quarter of it, and no longer
             than the project's `step_timeout_s`.
         probe_steps: Random steps to play; None plays 2,000, or two episodes of `max_episode_steps` up to
-        5,000.
+            5,000.
 
     Returns:
         Errors first, then warnings, then notes.
@@ -71,6 +72,7 @@ def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: 
         budget_s=time_limit_s * 0.8,
         phases=PHASES,
         guard=(project.guard.to_data(project.root), places_of(project)),
+        units=(project.units.to_data(), unit_places(project)),
     )
 
 

@@ -16,8 +16,8 @@ class Finding:
     """One finding.
 
     Attributes:
-        id: Its name in the catalogue, such as `observation-bounds`. severity: `error` (training fails or
-        learns the wrong thing), `warning` (it works, worse than it could) or
+        id: Its name in the catalogue, such as `observation-bounds`.
+        severity: `error` (training fails or learns the wrong thing), `warning` (it works, worse than it could) or
             `note` (good to know).
         message: What is wrong, with the values seen.
         where: `file:line` of the code or the project file, or None.

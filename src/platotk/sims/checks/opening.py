@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from ...agents.guards import Guards
+from ...agents.units import checked_units
 from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import adapt, fitting
 from ..importing import HIDING, module_names
@@ -118,6 +119,7 @@ def api(trial: Trial) -> None:
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
         _check_guard(trial)
+        _check_units(trial)
     if missing or not all(spaces_there):
         raise Stop
 
@@ -134,6 +136,19 @@ def _check_guard(trial: Trial) -> None:
     except PlatoError as error:
         placed = re.match(r"(\S+:\d+): (.*)", error.message, re.DOTALL)
         where, message = (placed[1], placed[2]) if placed else (places.get("guard.fallback"), error.message)
+        trial.found("project-setting", message, where=where, cure=error.hint)
+
+
+def _check_units(trial: Trial) -> None:
+    """Whether the leaves that have a unit exist."""
+    data, places = trial.request.units
+    if not data or trial.adapter is None:
+        return
+    try:
+        checked_units(data, trial.adapter, where=lambda key: places.get(key, places[""]))
+    except ProjectError as error:
+        placed = re.match(r"(\S+:\d+): (.*)", error.message, re.DOTALL)
+        where, message = (placed[1], placed[2]) if placed else (places[""], error.message)
         trial.found("project-setting", message, where=where, cure=error.hint)
 
 

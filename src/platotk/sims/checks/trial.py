@@ -41,6 +41,7 @@ class Request:
         algorithm: RLlib's name of the algorithm that will learn.
         action_scale, action_mask, max_episode_steps: As in the project.
         guard: The project's guards as plain data, and where each of their keys stands.
+        units: The same of the project's units.
         is_limit_given: Whether the project itself sets max_episode_steps.
         num_steps: Random steps to play.
         budget_s: Seconds all checks may take together; slow sims are tried for fewer steps.
@@ -59,6 +60,7 @@ class Request:
     phases: tuple[str, ...]
     last_step: int | None = None
     guard: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
+    units: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
 
 
 @dataclass(frozen=True)
