@@ -9,7 +9,7 @@ import pytest
 
 from platotk import Project
 from platotk.azure.options import AzureOptions
-from platotk.azure.sizes import idle_cpus, num_cpus
+from platotk.azure.sizes import num_cpus
 from platotk.errors import ProjectError
 
 NEEDED: dict[str, Any] = {
@@ -65,12 +65,3 @@ def test_the_name_of_a_size_says_its_cpus() -> None:
     sizes |= {"Standard_DS12_v2": 4, "Standard_E4-2ds_v4": 2, "Standard_D16as_v5": 16}
     assert {size: num_cpus(size) for size in sizes} == sizes
     assert num_cpus("Strange") is None
-
-
-def test_runners_that_leave_half_of_the_cpus_idle_are_spoken_of() -> None:
-    assert "16 CPUs, and 2 env runners keep 3 of them busy" in idle_cpus(
-        "Standard_E8ds_v5", 2, {"num_env_runners": 2}, {}
-    )
-    assert idle_cpus("Standard_E8ds_v5", 2, {"num_env_runners": "auto"}, {}) == ""
-    assert idle_cpus("Standard_E8ds_v5", 2, {"num_env_runners": 14}, {"num_learners": 1}) == ""
-    assert idle_cpus("Standard_E8ds_v5", 2, {"num_env_runners": 5, "num_cpus_per_env_runner": 2}, {}) == ""

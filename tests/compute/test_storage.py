@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,35 @@ def test_too_much_is_refused_with_the_largest_file_named(tmp_path: Path) -> None
         stream.truncate(snapshot.MOST_BYTES + 1)
     with pytest.raises(SubmitError, match=r"the largest is film\.mp4"):
         snapshot.size_of(tmp_path)
+
+
+def test_copying_goes_on_while_checkpoints_are_named_and_deleted(tmp_path: Path) -> None:
+    """Training writes a checkpoint under a hidden name and renames it, at any moment of a copy."""
+    live, there = tmp_path / "live", tmp_path / "there"
+    checkpoints = live / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    is_over = threading.Event()
+
+    def train() -> None:
+        for number in range(100_000):
+            if is_over.is_set():
+                return
+            hidden, final = checkpoints / f".tmp-{number}-1", checkpoints / f"{number:06d}"
+            for name in ("a/b/c", "a/d", "e"):
+                (hidden / name).mkdir(parents=True)
+                (hidden / name / "weights").write_text("x")
+            hidden.rename(final)
+            shutil.rmtree(checkpoints / f"{number - 3:06d}", ignore_errors=True)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        storage, sent = Storage(str(there)), {}
+        ends = time.monotonic() + 1.5
+        while time.monotonic() < ends:
+            storage.put(live, sent)
+    finally:
+        is_over.set()
+        thread.join()
+    assert not list(there.rglob(".tmp-*"))
+    assert list(there.rglob("weights"))

@@ -18,7 +18,8 @@ import pytest
 
 from platotk import MissingExtraError, Project
 from platotk.journal import Journal
-from platotk.learning.metrics import chosen_metrics
+from platotk.learning.metrics import CURATED, chosen_metrics
+from platotk.learning.mlflow_limits import ANY, AZURE, MetricNames, limits_of, params_of
 from platotk.learning.mlflow_log import store_uri, without_secrets
 from platotk.learning.tracking import Trackers
 from platotk.run import Run, create_run
@@ -101,13 +102,30 @@ def steps(run: Run, name: str = "return_mean") -> list[int]:
 # --- what is logged
 
 
-def test_at_most_40_names_and_only_numbers() -> None:
-    rllib = {"learners": {"default_policy": {f"unforeseen_{n}": 1.0 for n in range(500)} | {"entropy": 0.1}}}
+def test_fewer_than_40_names_of_ours_and_only_numbers() -> None:
+    rllib = {"learners": {"default_policy": {"entropy": 0.1, "policy_loss": "?", "total_loss": math.inf}}}
     chosen = chosen_metrics(line(1, return_mean=None, return_min=math.nan, rllib=rllib))
-    assert len(chosen) <= 40
+    assert len(CURATED) < 40
+    assert set(chosen) <= CURATED
     assert chosen["learner/entropy"] == 0.1
-    assert not {"return_mean", "return_min", "iteration", "attempt"} & set(chosen)
+    assert not {"return_mean", "return_min", "learner/policy_loss", "learner/total_loss"} & set(chosen)
     assert all(isinstance(value, float) for value in chosen.values())
+
+
+def test_what_callbacks_and_own_losses_log_comes_after_and_rllibs_counters_stay_in_the_journal() -> None:
+    runners = {
+        "pump": {"energy": 3.0},
+        "num_collisions": 2,
+        "num_env_steps_sampled": 400,
+        "episode_return_mean": 1.0,
+        "env_step_timer": 0.1,
+        "env_to_module_connector": {"timers": {"x": 1.0}},
+        "agent_episode_return_mean": {"default_agent": 1.0},
+    }
+    rllib = {"env_runners": runners, "learners": {"default_policy": {"my_loss": 0.5, "entropy": 0.1}}}
+    chosen = list(chosen_metrics(line(1, rllib=rllib)))
+    assert chosen[-3:] == ["pump/energy", "num_collisions", "learner/my_loss"]
+    assert set(chosen[:-3]) <= CURATED
 
 
 def test_rllibs_own_evaluation_is_logged_too() -> None:
@@ -138,15 +156,133 @@ def test_the_store_lies_beside_the_runs_and_nothing_is_left_where_one_stands(run
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_hundreds_of_long_parameters_stay_within_the_limits(tmp_path: Path) -> None:
+# --- within what Azure ML takes: 200 parameters and 50 metric names a run
+
+
+@pytest.fixture
+def azure_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A job of Azure ML as a training finds it, with a store on this machine; gives the job's MLflow run."""
+    from mlflow.tracking import MlflowClient
+
+    uri = (tmp_path / "theirs").as_uri()
+    opened = str(MlflowClient(tracking_uri=uri).create_run("0").info.run_id)
+    for name, value in [("MLFLOW_TRACKING_URI", uri), ("MLFLOW_RUN_ID", opened), ("AZUREML_RUN_ID", "night")]:
+        monkeypatch.setenv(name, value)
+    return opened
+
+
+def crowded(iteration: int, names: int = 300) -> dict[str, Any]:
+    """An iteration of a project whose callbacks log hundreds of metrics; before the 3rd no episode has ended."""
+    runners = {f"valve_{n:03d}": float(iteration) for n in range(names)}
+    learners = {"default_policy": {"entropy": 0.5, "policy_loss": 0.1, "vf_loss": 0.2}}
+    cluster = {"nodes": 2, "cpus": 16, "cpu_percent": 31.0, "memory_percent": 12.0}
+    ended = {} if iteration > 2 else {"return_mean": None, "return_min": None, "return_max": None}
+    return line(iteration, rllib={"env_runners": runners, "learners": learners}, cluster=cluster, **ended)
+
+
+def track_crowded(run: Run, *iterations: int) -> list[str]:
+    warned: list[str] = []
+    trackers = Trackers(run.project, run, lambda event: warned.append(event["text"]))
+    trackers.start()
+    journal = Journal(run.metrics_path)
+    for iteration in iterations:
+        journal.append(crowded(iteration))
+        trackers.log(crowded(iteration))
+    trackers.finish("finished")
+    return warned
+
+
+def test_hundreds_of_long_parameters_stay_within_the_limits(tmp_path: Path, azure_job: str) -> None:
     config = "{" + ", ".join(f"p{n:03d}: {'x' * 700}" for n in range(300)) + "}"
-    run = create_run(project_with(tmp_path, "{}", sim_config=config))
-    assert track(run, 1) == []
-    params = client_of(run).get_run(run.info["mlflow"]["run_id"]).data.params
+    run = create_run(project_with(tmp_path, "{}", sim_config=config, training="{lr: 1e-3}"))
+    (warning,) = track(run, 1)
+    assert " gets 150 of " in warning
+    assert warning.endswith(" parameters; config.json there has them all.")
+    params = client_of(run).get_run(azure_job).data.params
     assert len(params) == 150
     assert max(map(len, params.values())) == 500
-    assert client_of(run).download_artifacts(run.info["mlflow"]["run_id"], "config.json", str(tmp_path))
+    assert params["training.lr"] == "0.001"
+    assert client_of(run).download_artifacts(azure_job, "config.json", str(tmp_path))
     assert "p299" in (tmp_path / "config.json").read_text()
+
+
+def test_hundreds_of_metrics_stay_within_the_limits_and_those_that_count_come_first(run: Run, azure_job: str) -> None:
+    (warning,) = track_crowded(run, 1, 2, 3, 4)
+    assert " gets 50 metrics of a run; left out: valve_" in warning
+    assert warning.endswith(" more. metrics.jsonl has them all.")
+    logged = client_of(run).get_run(azure_job).data.metrics
+    assert len(logged) <= 50
+    # No episode had ended in the first two iterations: the return kept its place all the same.
+    needed = {"return_mean", "env_steps", "learner/policy_loss", "learner/vf_loss", "cluster/cpu_percent"}
+    assert needed <= set(logged)
+    assert steps(run) == [3, 4]
+    assert steps(run, "cluster/nodes") == [1, 2, 3, 4]
+
+
+def test_a_resume_counts_the_names_that_are_there(run: Run, azure_job: str) -> None:
+    track_crowded(run, 1, 2, 3)
+    client = client_of(run)
+    names = set(client.get_run(azure_job).data.metrics)
+    client.log_metric(azure_job, "from_the_projects_own_code", 1.0)
+    track_crowded(run, 4, 5)
+    assert set(client.get_run(azure_job).data.metrics) == names | {"from_the_projects_own_code"}
+    assert steps(run) == [3, 4, 5]
+
+
+def test_names_that_are_there_leave_less_room_and_ours_still_come_first() -> None:
+    names = MetricNames(50, [f"theirs_{n}" for n in range(45)])
+    admitted = names.admit({**{f"own_{n}": 1.0 for n in range(9)}, "return_mean": 1.0, "env_steps": 2.0})
+    assert admitted == {"return_mean": 1.0, "env_steps": 2.0}
+    assert names.left_out() == [f"own_{n}" for n in range(9)]
+
+
+def test_elsewhere_every_metric_of_a_project_is_logged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_RUN_ID", "night")  # a project that names its own store has that store's limits
+    warned: list[str] = []
+    trackers = Trackers(run.project, run, lambda event: warned.append(event["text"]))
+    trackers.start()
+    Journal(run.metrics_path).append(crowded(3, names=100))
+    trackers.log(crowded(3, names=100))
+    trackers.finish("finished")
+    logged = client_of(run).get_run(run.info["mlflow"]["run_id"]).data.metrics
+    assert warned == []
+    assert {f"valve_{n:03d}" for n in range(100)} <= set(logged)
+
+
+def test_which_stores_are_azures(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = "/mlflow/v1.0/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+    assert limits_of(f"azureml://westeurope.api.azureml.ms{workspace}", is_from_environment=False) is AZURE
+    assert limits_of("https://mlflow.example", is_from_environment=True) is ANY
+    monkeypatch.setenv("AZUREML_RUN_ID", "night")
+    assert limits_of("https://mlflow.example", is_from_environment=True) is AZURE
+    assert limits_of("https://mlflow.example", is_from_environment=False) is ANY
+
+
+def test_names_that_mlflow_refuses_are_mended() -> None:
+    params, num_left_out = params_of({"sim_config": {"a b": 1, "größe (°C)": 2}, "seed": 7}, ANY)
+    assert params == [("seed", "7"), ("sim_config.a b", "1"), ("sim_config.größe __C_", "2")]
+    assert num_left_out == 0
+    assert MetricNames(50).admit({"temperature (°C)": 1.0}) == {"temperature __C_": 1.0}
+
+
+def test_quick_iterations_go_out_in_few_calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to Azure takes a third of a second; a training may have many iterations in that time."""
+    from mlflow.tracking import MlflowClient
+
+    calls: list[int] = []
+    send = MlflowClient.log_batch
+
+    def slow(self: Any, run_id: str, metrics: Any = (), **more: Any) -> Any:
+        if metrics:
+            calls.append(len(metrics))
+            time.sleep(0.2)
+        return send(self, run_id, metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", slow)
+    track(run, *range(1, 101))
+    assert steps(run) == list(range(1, 101))
+    assert len(calls) < 20
+    assert max(calls) <= ANY.metrics_a_call
 
 
 @pytest.mark.parametrize(("status", "means"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")])

@@ -141,8 +141,9 @@ def submit(
     """Submit, follow and fetch; leaves with the job's exit code."""
     from ..compute import jobs
 
-    for line in [] if project is None or what != "train" else jobs.advice(project, on=on, nodes=nodes):
-        console.note(line)
+    if project is not None and what == "train":
+        for line in jobs.advice(project, on=on, nodes=nodes, is_offline=dry_run):
+            console.note(line)
     for line in [] if project is None else jobs.cost(project, on=on, nodes=nodes, is_offline=dry_run):
         console.note(line)
     if dry_run:

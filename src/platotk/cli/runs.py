@@ -45,11 +45,11 @@ def show(
         return _show_agent(Path(run), as_json)
     found = load_run(run, project)
     from ..compute.glance import job_states
-    from ..learning import curves
+    from ..learning import curves, right_size
 
     states = job_states([found])
     page = curves.write_curves([found], found.path / curves.PAGE)
-    summary = {**curves.summary(found), **states.get(found.path, {})}
+    summary = {**curves.summary(found), **right_size.usage_of(found), **states.get(found.path, {})}
     if as_json:
         console.json({**summary, "page": None if page is None else str(page)})
     else:

@@ -9,7 +9,7 @@ import typer
 
 from .. import console
 from ..errors import ProjectError
-from . import jobs
+from . import evictions, jobs
 from .base import (
     SO_FAR,
     AsJson,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         "plato train --resume",
         "plato train --run runs/night",
         "plato train --on local --detach",
+        "plato train --simulate-eviction 3",
     ),
 )
 def train(
@@ -55,6 +56,10 @@ def train(
     detach: jobs.Detach = False,
     dry_run: jobs.DryRun = False,
     nodes: jobs.Nodes = None,
+    simulate_eviction: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Lose the machine N times on the way, as low-priority nodes do."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train until a stop rule is met. Ctrl-C saves a checkpoint and exits with 75; --resume goes on."""
@@ -72,6 +77,13 @@ def train(
     else:
         resumed, loaded = None, load_project(project, changes)
     jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes)
+    if simulate_eviction is not None:
+        if on is not None or resume is not None:
+            raise ProjectError(
+                "--simulate-eviction is tried here, with a new run: it takes neither --on nor --resume.",
+                hint="Leave them out.",
+            )
+        return evictions.simulate(loaded, simulate_eviction, run, as_json)
     if on is not None:
         words = [word for change in changes for word in ("--set", change)] if resumed or run is not None else []
         given = run if resumed is None else resumed

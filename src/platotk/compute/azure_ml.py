@@ -27,7 +27,7 @@ from ..azure import prices
 from ..azure.blobs import BlobFiles
 from ..azure.client import Azure, NotThereError, asking, connect
 from ..azure.options import AzureOptions
-from ..azure.sizes import idle_cpus
+from ..azure.sizes import num_cpus
 from ..errors import AzureError, PlatoError, SubmitError
 from ..own_package import own_package
 from ..project import Project
@@ -35,6 +35,7 @@ from ..project_fields import Section
 from ..run import Run
 from . import snapshot
 from .base import JOB_VARIABLE, SECRET, Job, JobSpec, JobState, JobStatus
+from .idle import idle
 from .storage import Storage
 
 FOLDER = "platotk/runs"
@@ -64,10 +65,14 @@ class AzureBackend:
             self._azure = connect(self.options)
         return self._azure
 
-    def advice(self, project: Project, nodes: int) -> list[str]:
-        """What to think over before it is submitted."""
-        idle = idle_cpus(self.options.size, nodes, project.env_runners, project.learners)
-        return [idle] if idle else []
+    def advice(self, project: Project, nodes: int, *, is_offline: bool = False) -> list[str]:
+        """What to think over before it is submitted; the size's name says its CPUs, so nobody is asked."""
+        each, size = num_cpus(self.options.size), self.options.size
+        if each is None:
+            return []
+        there = f"{nodes} x {size} have {nodes * each} CPUs" if nodes > 1 else f"{size} has {each} CPUs"
+        said = idle(project, nodes * each, there)
+        return [said] if said else []
 
     def cost(self, nodes: int, timeout_s: float | None, *, is_offline: bool = False) -> list[str]:
         """What a job comes to at most; without a network, or where Azure gives no price, in node-hours."""

@@ -56,7 +56,7 @@ def submit(
     """
     project, found = _project_and_run(what, project, run, runs_dir)
     backend = get_backend(project, on)
-    _require_importable(project)
+    require_importable(project)
     if found is not None:
         _require_idle(found)
         if _last(found) is not None:
@@ -91,16 +91,16 @@ def request(
     """Exactly what `submit` would send, without sending it: no run is made, nothing is reached."""
     project, found = _project_and_run(what, project, run, runs_dir)
     backend = get_backend(project, on)
-    _require_importable(project)
+    require_importable(project)
     path = (Path(runs_dir or project.root / "runs") / NEW_RUN) if found is None else found.path
     return backend.request(_spec(what, project, path, arguments, backend, nodes, timeout_s))
 
 
-def advice(project: Project, *, on: str, nodes: int | None = None) -> list[str]:
-    """What to think over before submitting: sentences of the backend, where it has any."""
+def advice(project: Project, *, on: str, nodes: int | None = None, is_offline: bool = False) -> list[str]:
+    """What to think over before submitting: sentences of the backend, where it has any; offline it asks nobody."""
     backend = get_backend(project, on)
-    ask: Callable[[Project, int], list[str]] | None = getattr(backend, "advice", None)
-    return [] if ask is None else ask(project, _nodes(backend, nodes))
+    ask: Callable[..., list[str]] | None = getattr(backend, "advice", None)
+    return [] if ask is None else ask(project, _nodes(backend, nodes), is_offline=is_offline)
 
 
 def cost(project: Project, *, on: str, nodes: int | None = None, is_offline: bool = False) -> list[str]:
@@ -256,7 +256,7 @@ def _nodes(backend: Backend, nodes: int | None) -> int:
     return nodes or int(getattr(getattr(backend, "options", None), "nodes", 1) or 1)
 
 
-def _require_importable(project: Project) -> None:
+def require_importable(project: Project) -> None:
     """A job reads the project from a file, which holds no objects."""
     for name, value in (("sim", project.sim), ("algorithm", project.algorithm)):
         if value is None or isinstance(value, str):

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
-from ..errors import BackendError, SubmitError, missing_extra
+from ..errors import BackendError, PlatoError, SubmitError, missing_extra
+from ..project import Project
 from ..project_fields import Count, Free, Seconds, Section, Words
 from ..run import Run
 from . import snapshot
@@ -36,6 +37,7 @@ from .base import (
     UnreachableError,
 )
 from .following import patiently
+from .idle import idle
 from .storage import Storage
 
 START_S = 60.0
@@ -78,6 +80,18 @@ class RayBackend:
 
     def __init__(self, name: str, options: RayOptions) -> None:
         self.name, self.options = name, options
+
+    def advice(self, project: Project, nodes: int, *, is_offline: bool = False) -> list[str]:
+        """What to think over before it is submitted: CPUs of the cluster, as it says, that nobody would use."""
+        if is_offline:
+            return []
+        try:
+            cpus, num_nodes = _size_of(self._client(), self.options.address)
+        except PlatoError:
+            return []  # submitting says why
+        there = f"the cluster has {cpus:g} CPUs" + (f" on {num_nodes} nodes" if num_nodes > 1 else "")
+        said = idle(project, cpus, there)
+        return [said] if said else []
 
     def request(self, job: JobSpec) -> dict[str, Any]:
         """What goes to the Jobs API, with the paths of the folders that are uploaded."""
@@ -219,6 +233,17 @@ def _python_of(client: Any, address: str) -> str:
     except (BackendError, ValueError):
         return ""
     return str(about.get("data", about).get("pythonVersion") or about.get("pythonVersion") or "")
+
+
+def _size_of(client: Any, address: str) -> tuple[float, int]:
+    """CPUs and live nodes of the cluster; none where it does not say."""
+    try:
+        answer = _ask(lambda: client._do_request("GET", "/api/v0/nodes"), address)
+        listed = answer.json()["data"]["result"]["result"] if answer.ok else []
+    except (ValueError, KeyError, TypeError):
+        return 0.0, 0
+    alive = [node for node in listed if node.get("state") == "ALIVE"]
+    return sum(float((node.get("resources_total") or {}).get("CPU", 0.0)) for node in alive), len(alive)
 
 
 def _ask(question: Callable[[], Value], address: str) -> Value:

@@ -7,6 +7,7 @@ small files that change twice, so that a writer that was killed leaves one of th
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -169,17 +170,22 @@ class Storage:
 
 def _in_order(folder: Path) -> Iterator[Path]:
     """The files of a run, manifests after what they speak of, what changes last."""
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.relative_to(folder).parts[0] not in NOT_SENT
-        and not any(part.startswith(".") or part.endswith(".tmp") for part in path.relative_to(folder).parts)
-    ]
+    files = []
+    # Not rglob: it stumbles over a folder that is renamed meanwhile, as a checkpoint is once it is whole.
+    for place, folders, names in os.walk(folder):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in NOT_SENT]
+            names = [name for name in names if name not in NOT_SENT]
+        folders[:] = [name for name in folders if _is_sent(name)]
+        files += [path for name in names if _is_sent(name) and (path := Path(place, name)).is_file()]
     order = {"checkpoints": 0}
     yield from sorted(
         files, key=lambda path: (order.get(path.relative_to(folder).parts[0], 1), path.name == MANIFEST, path.name)
     )
+
+
+def _is_sent(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(".tmp")
 
 
 def _the_whole_one(name: str, first: bytes, second: bytes) -> bytes:

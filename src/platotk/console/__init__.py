@@ -23,6 +23,7 @@ from .answers import (
 from .azure import azure_environment, azure_files, azure_findings, azure_made, azure_plan, azure_status
 from .basics import confirmed, counting, error, json, note, text, traceback, waiting
 from .endpoints import DeployProgress, endpoint, endpoint_cost, endpoint_plan
+from .evictions import evicted
 from .jobs import detached, job_ended, job_state, output, output_to_people, studio, submitted
 from .training import TrainingView
 
@@ -47,6 +48,7 @@ __all__ = [
     "endpoint_cost",
     "endpoint_plan",
     "error",
+    "evicted",
     "exported",
     "exporting",
     "findings",

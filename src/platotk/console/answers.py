@@ -93,7 +93,8 @@ def run(found: Run, summary: Mapping[str, Any], page: Path | None) -> None:
     """One run: its figures and where everything is."""
     out = people()
     say(out, found.name, "bold")
-    pairs(out, summary, skip=("run", "path", "versions"))
+    # `usage` says in a line what these figures mean.
+    pairs(out, summary, skip=("run", "path", "versions", "nodes", "cpus", "cpu_percent", "memory_percent"))
     places(out, found, page)
     studio(found)
 
@@ -202,6 +203,7 @@ def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
         "commit": (came.get("git") or {}).get("commit"),
         "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
         "spaces": manifest["mapping"],
+        "units": _units(manifest.get("units") or {}),
         "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
         "guards": ", ".join(manifest.get("guard") or ()),
         **(manifest["metrics"] or {}),
@@ -230,6 +232,12 @@ def _head(out: Console, finding: Finding) -> None:
     if finding.where:
         head += styled(f"  {finding.where}", "dim")
     out.print(head, soft_wrap=True)
+
+
+def _units(units: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Whose numbers are measured in what, a line for each side."""
+    told = {side: [f"{name} in {unit}" for name, unit in found.items()] for side, found in units.items()}
+    return [f"{side}: {', '.join(leaves)}" for side, leaves in told.items() if leaves]
 
 
 def _parity(proof: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ from ..errors import PlatoError, missing_extra
 from ..formats import duration, finite, number
 from ..run import BROKEN, Run
 from .curve_rows import curve_rows, evaluation_rows
-from .mlflow_log import flat
+from .mlflow_limits import flat
+from .right_size import usage_of
 
 PAGE = "curves.html"
 """The page with a run's learning curve, in its folder."""
@@ -204,6 +205,8 @@ def _one(run: Run, evaluations: Sequence[Mapping[str, Any]]) -> str:
         ("env steps/s", number(figures["env_steps_per_s"] and round(figures["env_steps_per_s"]))),
         ("episodes", number(figures["episodes"])),
     ]
+    if used := usage_of(run):
+        tiles.append((f"of {number(used['cpus'])} CPUs busy", f"{used['cpu_percent']:.0f} %"))
     if figures["sim_failures"]:
         tiles.append(("sim failures", number(figures["sim_failures"])))
     return text + _tiles(tiles)

@@ -1,7 +1,7 @@
 """One run's log in MLflow: metrics, parameters, tags and the configuration as artifacts.
 
-`MlflowLog` is given journal lines and writes them from a thread of its own, one batch per iteration, into the
-store that the project names. A store that is slow or away costs nothing but a warning: what it missed is read
+`MlflowLog` is given journal lines and writes them from a thread of its own, in batches, into the store that the project
+names, within what that store takes. A store that is slow or away costs nothing but a warning: what it missed is read
 from the journal once it answers. A resume continues the same MLflow run after the last iteration that it has.
 """
 
@@ -15,13 +15,14 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ..project import Project
 from ..run import Run
 from .metrics import chosen_metrics
+from .mlflow_limits import TAG_CHARS, Limits, MetricNames, limits_of, params_of
 
 QUEUE_LINES = 200
 RETRY_S = 30.0
@@ -30,10 +31,8 @@ FLUSH_S = 60.0
 """How long the end of a training may wait for the store; importing MLflow alone can take ten seconds."""
 STOP_S = 10.0
 """The same for a training that was asked to stop or failed: a resume logs what is missing."""
-MAX_PARAMS = 150
-MAX_PARAM_CHARS = 500
-PARAMS_PER_BATCH = 100
-"""Azure ML takes 200 parameters a run and 100 a call, MLflow 500 characters a value."""
+SAID_NAMES = 8
+"""How many names of metrics that are left out are said."""
 THREAD = "platotk-mlflow"
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 STEP_METRIC = "env_steps"
@@ -53,7 +52,9 @@ class MlflowLog:
         self._uri, self._is_from_environment = store_uri(project, run)
         self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(QUEUE_LINES)
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._has_warned = False
+        self._limits: Limits = limits_of(self._uri, is_from_environment=self._is_from_environment)
+        self._names = MetricNames(self._limits.metric_names)
+        self._has_warned = self._has_said_names = False
         self._client: Any = None
         self._run_id = ""
         self._last = 0
@@ -94,14 +95,22 @@ class MlflowLog:
 
     def _work(self) -> None:
         while True:
-            line = self._queue.get()
-            if line is not None and time.monotonic() >= self._retry_at:
-                self._try(self._send, [line])
-            elif line is not None:
+            lines = self._waiting()
+            if lines and time.monotonic() >= self._retry_at:
+                self._try(self._send, lines)
+            elif lines:
                 self._is_behind = True
             if self._status is not None and self._queue.empty():
                 self._try(self._end)
                 return
+
+    def _waiting(self) -> list[Mapping[str, Any]]:
+        """The next lines, once there are any: those of quick iterations go out in one call."""
+        lines = [self._queue.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._queue.get_nowait())
+        return [line for line in lines if line is not None]
 
     def _try(self, action: Any, *arguments: Any) -> None:
         try:
@@ -125,10 +134,35 @@ class MlflowLog:
         if self._is_behind:
             self._is_behind = False
             lines = list(self._run.metrics())
+        for batch in self._batches([line for line in lines if line["iteration"] > self._last]):
+            self._client.log_batch(self._run_id, metrics=[metric for _, metrics in batch for metric in metrics])
+            self._last = batch[-1][0]
+        self._say_left_out()
+
+    def _batches(self, lines: Sequence[Mapping[str, Any]]) -> Iterator[list[tuple[int, list[Any]]]]:
+        """Whole iterations with their metrics, as many as go into one call."""
+        batch: list[tuple[int, list[Any]]] = []
+        size = 0
         for line in lines:
-            if line["iteration"] > self._last:
-                self._client.log_batch(self._run_id, metrics=_metrics(line))
-                self._last = line["iteration"]
+            metrics = _metrics(line, self._names)
+            if batch and size + len(metrics) > self._limits.metrics_a_call:
+                yield batch
+                batch, size = [], 0
+            batch.append((line["iteration"], metrics))
+            size += len(metrics)
+        if batch:
+            yield batch
+
+    def _say_left_out(self) -> None:
+        names = self._names.left_out()
+        if names and not self._has_said_names:
+            self._has_said_names = True
+            more = len(names) - SAID_NAMES
+            listed = ", ".join(names[:SAID_NAMES]) + (f" and {more} more" if more > 0 else "")
+            self._warnings.put(
+                f"MLflow at {without_secrets(self._uri)} gets {self._limits.metric_names} metrics of a run; left out: "
+                f"{listed}. metrics.jsonl has them all."
+            )
 
     def _end(self) -> None:
         if self._client is None or self._is_behind:
@@ -158,6 +192,8 @@ class MlflowLog:
             run_id = self._create(client)
         self._client, self._run_id = client, str(run_id)
         self._run.update(mlflow={"uri": without_secrets(self._uri), "run_id": run_id})
+        known_names = [] if is_new else client.get_run(run_id).data.metrics
+        self._names = MetricNames(self._limits.metric_names, known_names)
         history = [] if is_new else client.get_metric_history(run_id, STEP_METRIC)
         self._last = max((metric.step for metric in history), default=0)
         if is_new or not history:
@@ -192,11 +228,13 @@ class MlflowLog:
         from mlflow.entities import Param
 
         config = self._project.to_dict()
-        params = [
-            Param(re.sub(r"[^\w\-. :/]", "_", name)[:250], str(value)[:MAX_PARAM_CHARS]) for name, value in flat(config)
-        ][:MAX_PARAMS]
-        for start in range(0, len(params), PARAMS_PER_BATCH):
-            self._client.log_batch(self._run_id, params=params[start : start + PARAMS_PER_BATCH])
+        chosen, num_left_out = params_of(config, self._limits)
+        params = [Param(name, value) for name, value in chosen]
+        for start in range(0, len(params), self._limits.params_a_call):
+            self._client.log_batch(self._run_id, params=params[start : start + self._limits.params_a_call])
+        if num_left_out:
+            of_all = f"{len(params)} of {len(params) + num_left_out} parameters"
+            self._warnings.put(f"MLflow at {without_secrets(self._uri)} gets {of_all}; config.json there has them all.")
         info = self._run.info
         git = info.get("git") or {}
         self._tag(
@@ -222,7 +260,7 @@ class MlflowLog:
         """Set tags; `platotk_git_branch` becomes `platotk.git.branch`. None is left out."""
         from mlflow.entities import RunTag
 
-        given = [RunTag(k.replace("_", "."), str(v)[:1000]) for k, v in tags.items() if v is not None]
+        given = [RunTag(k.replace("_", "."), str(v)[:TAG_CHARS]) for k, v in tags.items() if v is not None]
         self._client.log_batch(self._run_id, tags=given)
 
 
@@ -250,20 +288,11 @@ def without_secrets(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by dotted key: `training.lr`."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _metrics(line: Mapping[str, Any]) -> list[Any]:
+def _metrics(line: Mapping[str, Any], names: MetricNames) -> list[Any]:
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    return [Metric(name, value, now_ms, line["iteration"]) for name, value in chosen_metrics(line).items()]
+    return [Metric(name, value, now_ms, line["iteration"]) for name, value in names.admit(chosen_metrics(line)).items()]
 
 
 def _is_there(client: Any, run_id: str) -> bool:

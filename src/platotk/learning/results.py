@@ -19,6 +19,7 @@ def journal_line(
     time_s: float,
     duration_s: float,
     attempt: int,
+    cluster: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One line of metrics.jsonl.
 
@@ -29,6 +30,7 @@ def journal_line(
         time_s: Seconds of training of this run.
         duration_s: Seconds this iteration took.
         attempt: Which start of the run this is, from 1.
+        cluster: How busy the machines were, as `Usage` tells.
     """
     runners = result.get("env_runners") or {}
     new_steps = runners.get("num_env_steps_sampled") or 0
@@ -44,6 +46,7 @@ def journal_line(
         "episode_length_mean": _number(runners.get("episode_len_mean")),
         "sim_failures": int(_number(runners.get("sim_failures")) or 0),
         "attempt": attempt,
+        "cluster": cluster,
         "rllib": plain({key: value for key, value in result.items() if key not in ("config", "hist_stats")}),
     }
 

@@ -29,6 +29,7 @@ from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
 from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
 from .tracking import Trackers
+from .usage import Usage
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -121,6 +122,7 @@ def _prepare(
 ) -> _Setup:
     """Check everything that can be checked before a run folder exists, then create or continue it."""
     from ..agents.guarded import controller_of, guards_of
+    from ..agents.units import units_of
     from .algorithm import SimSettings, algorithm_name, build_config, choose_algorithm
     from .engine.plan import chosen_for
 
@@ -142,6 +144,7 @@ def _prepare(
         frame_stack=project.frame_stack,
     )
     guards_of(project, adapter)
+    units_of(project, adapter)
     controller_of(project)
     attempt = 1 if run is None else int(run.info.get("attempt", 0)) + 1
     settings = SimSettings(own_process, attempt, 1.0 / measured.steps_per_s if measured.steps_per_s else None)
@@ -225,6 +228,7 @@ class _Loop:
         self.steps_before = 0
         self.line: dict[str, Any] | None = None
         self.algo: Any = None
+        self.usage: Usage | None = None
         self.is_learning = False
         self.has_told_not_kept = False
 
@@ -238,6 +242,8 @@ class _Loop:
                 self.algo = local.build_algo(self.setup.config)
                 self._restore()
                 trackers.start()
+                is_alone = local.is_local(self.setup.config) and "RAY_ADDRESS" not in os.environ
+                self.usage = Usage(with_cluster=not is_alone)
                 self._watch_learning(interrupts)
                 status, reason = self._iterate(interrupts, trackers)
         except BaseException as raised:
@@ -250,6 +256,8 @@ class _Loop:
         finally:
             self.run.update(status=status, ended=_now(), reason=reason, error=error)
             trackers.finish(status)
+            if self.usage is not None:
+                self.usage.close()
             if self.algo is not None:
                 self.algo.stop()
         self.tell(
@@ -380,6 +388,7 @@ class _Loop:
             time_s=self.time_s,
             duration_s=duration_s,
             attempt=self.setup.attempt,
+            cluster=None if self.usage is None else self.usage.take(),
         )
         return True
 
