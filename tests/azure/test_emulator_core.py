@@ -29,6 +29,18 @@ def test_what_nobody_knows_is_refused_and_kept(azure: Emulator) -> None:
     azure.unrouted.clear()
 
 
+def test_a_body_that_the_sdk_could_not_have_sent_is_kept(azure: Emulator) -> None:
+    """As an unknown request does, it fails the test at the end."""
+    token = connect(AzureOptions(**azure.options)).credential.get_token("https://management.azure.com/.default").token
+    url = WORKSPACE.format(**azure.options) + "/models/agent/versions/1"
+    body = {"properties": {"modelUri": "x", "modelTyp": "custom_model"}}
+    requests.put(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    # What is answered repeats it.
+    assert all("modelTyp: not known to ModelVersionProperties" in told for told in azure.invalid)
+    assert len(azure.invalid) == 2
+    azure.invalid.clear()
+
+
 def test_without_a_good_token_nothing_is_told(azure: Emulator) -> None:
     url = WORKSPACE.format(**azure.options)
     assert requests.get(url, timeout=10).status_code == 401

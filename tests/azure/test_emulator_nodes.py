@@ -137,10 +137,11 @@ def test_more_nodes_than_the_cluster_has_are_waited_for_until_somebody_cancels(s
     assert run.wait() == "Canceled"
 
 
-def test_a_node_may_come_late(azure: Emulator, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azure, "late", {1: 1.5}, raising=False)
+def test_a_node_may_come_late(azure: Emulator, start: Start) -> None:
+    azure.faults.late_worker(1, seconds=1.5)
     run = start("date +%s%N")
     assert run.wait() == "Completed"
+    azure.faults.clear()
     assert int(run.log(1)) - int(run.log(0)) > 1.4e9
 
 

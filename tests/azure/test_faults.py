@@ -152,9 +152,9 @@ def test_without_a_network_it_says_so(azure: Emulator, place: Place, monkeypatch
 def test_a_token_that_is_no_good_any_more_is_asked_for_anew(azure: Emulator, place: Place) -> None:
     backend = place.make()
     job = backend.submit(place.spec("import time; print('begun', flush=True); time.sleep(60)"))
-    azure.sign_in.expire()
+    azure.faults.expire_tokens()
     assert backend.status(job).status in (JobStatus.PENDING, JobStatus.RUNNING)
-    azure.sign_in.expire()
+    azure.faults.expire_tokens()
     azure.runs[job.id].cancel()
     azure.runs[job.id].wait()
     assert backend.status(job).status is JobStatus.STOPPED
@@ -183,7 +183,7 @@ def test_a_job_whose_machines_vanish_goes_on_from_the_newest_checkpoint(azure: E
     while not container.get_blob_client(third).exists():
         assert time.monotonic() < deadline, azure.runs[job.id].log()
         time.sleep(0.2)
-    azure.runs[job.id].evict()
+    azure.faults.evict(job.id)
     ended, text = place.end(job)
     assert ended.status is JobStatus.SUCCEEDED, text
     assert "from 3 checkpoints on" in text
@@ -193,8 +193,8 @@ def test_a_job_whose_machines_vanish_goes_on_from_the_newest_checkpoint(azure: E
 
 
 @pytest.mark.slow
-def test_a_worker_may_be_late(azure: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azure, "late", {1: 5.0}, raising=False)
+def test_a_worker_may_be_late(azure: Emulator, place: Place) -> None:
+    azure.faults.late_worker(1, seconds=5.0)
     ended, text = place.end(place.submit("print('trained')", nodes=2))
     assert ended.status is JobStatus.SUCCEEDED, text
     assert "trained" in text
@@ -205,7 +205,7 @@ def test_a_worker_may_be_lost(azure: Emulator, place: Place) -> None:
     """Azure calls such a job failed; the run is whole, and that is what counts."""
     job = place.submit("import time; print('be' + 'gun', flush=True); time.sleep(8); print('trained')", nodes=2)
     place.wait_for(job, "begun")
-    azure.runs[job.id].kill(1)
+    azure.faults.kill_node(job.id, rank=1)
     ended, text = place.end(job)
     assert "trained" in text
     assert azure.runs[job.id].status() == "Failed"
@@ -216,7 +216,7 @@ def test_a_worker_may_be_lost(azure: Emulator, place: Place) -> None:
 def test_a_killed_head_fails_the_job(azure: Emulator, place: Place) -> None:
     job = place.submit("import time; print('be' + 'gun', flush=True); time.sleep(60)", nodes=2)
     place.wait_for(job, "begun")
-    azure.runs[job.id].kill(0)
+    azure.faults.kill_node(job.id, rank=0)
     ended, _ = place.end(job)
     assert ended.status is JobStatus.FAILED
     assert "137" in ended.message

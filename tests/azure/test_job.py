@@ -80,6 +80,7 @@ def test_the_simple_adder_trains_on_azure_as_it_does_here(project: Path, local: 
     assert files(on_azure) == files(local)
     assert [line["env_steps"] for line in on_azure.metrics()] == [line["env_steps"] for line in local.metrics()]
     assert [set(line) for line in on_azure.metrics()] == [set(line) for line in local.metrics()]
+    assert on_azure.metrics()[-1]["cluster"]["nodes"] == 2
     assert on_azure.project.root == local.project.root
 
     agents = [Agent.load(platotk.export(run)) for run in (on_azure, local)]
@@ -103,7 +104,7 @@ def test_training_whose_machine_vanishes_goes_on_and_leaves_a_whole_run(azure: E
     while not any(blob.name.endswith("MANIFEST.json") for blob in container.list_blobs(name_starts_with=checkpoints)):
         assert time.monotonic() < deadline, azure.runs[job["id"]].log()
         time.sleep(0.1)
-    azure.runs[job["id"]].evict()
+    azure.faults.evict(job["id"])
 
     ended = plato("logs", run.name, "-f", project=project)
     assert ended["job_status"] == "SUCCEEDED"

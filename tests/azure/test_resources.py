@@ -165,7 +165,8 @@ def test_somebody_elses_workspace_and_cluster_are_used_as_they_are(azure: Emulat
     resources.up(AzureOptions(**settings))
     for things in (azure.state.workspaces, azure.state.computes, azure.state.resource_groups):
         for one in things.values():
-            one["tags"], one["properties"]["description"] = {}, ""
+            one["tags"] = {}
+            one["properties"].pop("description", None)
     asked = len(azure.requests)
     plan = resources.up(AzureOptions(**{**settings, "max_nodes": 9}))
     assert set(actions(plan).values()) == {"reuse"}
@@ -250,10 +251,12 @@ def test_a_workspace_with_somebodys_cluster_or_endpoint_stays(
 ) -> None:
     resources.up(options)
     if thing == "a cluster":
-        azure.state.computes["gpu"] = {"id": "x", "name": "gpu", "tags": {}, "properties": {}}
+        attached = {"computeType": "Kubernetes"}
+        azure.state.computes["gpu"] = {"id": "x", "name": "gpu", "tags": {}, "properties": attached}
     else:
         tags = {"platotk": "endpoint"} if thing == "our endpoint" else {}
-        azure.state.endpoints["adder"] = {"id": "x", "name": "adder", "tags": tags, "properties": {}}
+        about = {"id": "x", "name": "adder", "location": "westeurope"}
+        azure.state.endpoints["adder"] = {**about, "tags": tags, "properties": {"authMode": "Key"}}
     plan = resources.down(options)
     assert list(azure.state.workspaces) == ["rl-ws"]
     assert len(azure.state.resources) == 4

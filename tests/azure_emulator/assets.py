@@ -82,6 +82,8 @@ class Assets:
 
     def put_code(self, request: Request) -> Answer:
         made = _versioned(request, {"provisioningState": "Succeeded"})
+        known = made["properties"].get("properties") or {}
+        made["properties"]["properties"] = {key: str(value) for key, value in known.items()}
         self._state.codes[_key(request)] = made
         return 201, {}, made
 

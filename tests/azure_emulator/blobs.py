@@ -1,7 +1,6 @@
 """The blob store: Azurite from npm, behind the host name of the workspace's storage account.
 
-`npm ci` in this folder installs it. Signatures and keys are checked by Azurite itself; requests are handed on as they
-came, and its answers likewise.
+Signatures and keys are checked by Azurite itself; requests are handed on as they came, and its answers likewise.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import datetime
 import http.client
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import threading
@@ -19,14 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
+from .azurite import azurite
 from .routing import Answer, Request, Route
 
 if TYPE_CHECKING:
     from .emulator import Emulator
 
-HERE = Path(__file__).resolve().parent
 ACCOUNT = "platostore"
 HOST = f"{ACCOUNT}.blob.core.windows.net"
 CONTAINERS = {"workspaceblobstore": "azureml-blobstore-plato", "workspaceartifactstore": "azureml"}
@@ -111,7 +107,6 @@ class Blobs:
                 self._wait()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        program = azurite()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -119,7 +114,7 @@ class Blobs:
         words = ["--blobHost", "127.0.0.1", "--blobPort", str(self._port), "--skipApiVersionCheck"]
         words += ["--disableTelemetry", "--silent", "--inMemoryPersistence"]
         return subprocess.Popen(
-            [str(program), *words],
+            [*azurite(), *words],
             cwd=self._folder,
             env={**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{self.key}"},
             stdout=subprocess.DEVNULL,
@@ -142,20 +137,6 @@ class Blobs:
         from azure.storage.blob import BlobServiceClient
 
         return BlobServiceClient(f"http://127.0.0.1:{self._port}/{ACCOUNT}", credential=self.key)
-
-
-def azurite() -> Path:
-    """Azurite's program, installed if need be; skips the test where it cannot be: so not on a thread of the proxy."""
-    program = HERE / "node_modules/.bin/azurite-blob"
-    if not program.exists():
-        if shutil.which("npm") is None:
-            pytest.skip("needs npm, for Azurite")
-        done = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund"], cwd=HERE, capture_output=True, text=True, check=False
-        )
-        if not program.exists():
-            pytest.skip(f"Azurite could not be installed: {done.stderr[-300:]}")
-    return program
 
 
 def routes(emulator: Emulator) -> list[Route]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from . import sign_in
+from . import sign_in, validation
 from .authority import Authority
 from .blobs import ACCOUNT, Blobs
 from .faults import Faults
@@ -41,6 +42,7 @@ class Emulator:
         state: What Azure remembers.
         requests: Each as (method, host, path, api-version, status).
         unrouted: Those that nobody knew, as `METHOD host/path`, and those at which a piece failed.
+        invalid: What was wrong with bodies that were sent or answered.
         faults: What is to go wrong.
         actions: What who signs in may do.
         quota: CPUs, dedicated.
@@ -52,15 +54,17 @@ class Emulator:
 
     def __init__(self, folder: Path, *, sign: Literal["key", "sas"] = "key") -> None:
         self.folder, self.sign = folder, sign
-        self.state, self.faults, self.sign_in = State(), Faults(), sign_in.SignIn()
+        self.state, self.sign_in = State(), sign_in.SignIn()
+        self.runs: dict[str, Any] = {}
+        self.faults = Faults(self.sign_in, self.runs)
         self.requests: list[tuple[str, str, str, str, int]] = []
         self.unrouted: list[str] = []
+        self.invalid: list[str] = []
         self.actions: tuple[str, ...] = ("*",)
         self.quota = 100
         self.authority = Authority(folder / "tls")
         self.group_path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
         self.blobs = Blobs(folder / "blobs")
-        self.runs: dict[str, Any] = {}
         self.closers: list[Callable[[], None]] = []
         self.routes: list[Route] = []
         for name in PIECES:
@@ -124,13 +128,23 @@ class Emulator:
             match = route.fits(request)
             if match is not None:
                 request.match = match
+                self.invalid += validation.of_request(request)
                 try:
-                    return route.handler(request)
+                    return self._checked(request, route.handler(request))
                 except Exception as failure:  # the emulator's own: a test has to see it
                     self.unrouted.append(f"{request.method} {request.host}{request.path}: {failure!r}")
                     return error(500, "EmulatorFailed", repr(failure))
         self.unrouted.append(f"{request.method} {request.host}{request.path}")
         return error(404, "NotRouted", f"the emulator has no {request.method} {request.host}{request.path}")
+
+    def _checked(self, request: Request, answer: Answer) -> Answer:
+        """An answer as it goes out, held to its model."""
+        status, headers, body = answer
+        if body is None or isinstance(body, bytes):
+            return answer
+        data = json.dumps(body).encode()  # once: jobs go on, and change, meanwhile
+        self.invalid += validation.of_answer(request, status, json.loads(data))
+        return status, headers, data
 
     def _fill(self) -> None:
         """A workspace and its cluster, which are there already."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .blobs import azurite
+from .azurite import azurite
 from .emulator import Emulator
 
 
@@ -27,6 +27,8 @@ def running(folder: Path, *, needs_blobs: bool = True, **options: Any) -> Iterat
         yield emulator
         told = "\n".join(emulator.unrouted)
         assert not emulator.unrouted, f"requests that the emulator does not know, or failed at:\n{told}"
+        told = "\n".join(emulator.invalid)
+        assert not emulator.invalid, f"bodies that the SDK's models do not allow:\n{told}"
 
 
 @pytest.fixture

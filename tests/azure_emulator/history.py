@@ -109,14 +109,13 @@ class History:
         listed = []
         for blob in self._container().list_blobs(name_starts_with=prefix):
             path = blob.name.removeprefix(f"{_origin(request.match['run'])}/")
-            listed.append({**self._artifact(request.match["run"], path), "size": blob.size})
+            listed.append(self._artifact(request.match["run"], path))
         return 200, {}, {"value": listed}
 
     def content(self, request: Request) -> Answer:
         """A signed address of one file."""
         run, path = request.match["run"], request.query["path"]
-        about = self._artifact(run, path)
-        return 200, {}, {**about, "contentUri": self._address(f"{_origin(run)}/{path}")}
+        return 200, {}, self._information(run, path, self._address(f"{_origin(run)}/{path}"))
 
     def new_artifacts(self, request: Request) -> Answer:
         """Signed addresses to which files will be written."""
@@ -128,8 +127,7 @@ class History:
             {
                 "artifacts": {path: self._artifact(run, path) for path in paths},
                 "artifactContentInformation": {
-                    path: {**self._artifact(run, path), "contentUri": self._address(f"{_origin(run)}/{path}", "cw")}
-                    for path in paths
+                    path: self._information(run, path, self._address(f"{_origin(run)}/{path}", "cw")) for path in paths
                 },
                 "errors": {},
             },
@@ -185,6 +183,10 @@ class History:
             "container": f"dcid.{run}",
             "path": path,
         }
+
+    def _information(self, run: str, path: str, address: str) -> dict[str, Any]:
+        about = {key: value for key, value in self._artifact(run, path).items() if key != "artifactId"}
+        return {**about, "contentUri": address}
 
     def _container(self) -> Any:
         return self._emulator.blobs.container(self._emulator.blobs.container_of(ARTIFACTS))

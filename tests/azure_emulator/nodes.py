@@ -51,8 +51,8 @@ class NodeRun:
 
     Args:
         job: In wire format; its `status` is kept up to date.
-        emulator: Where code, datastores and clusters are. Read besides: `late`, seconds that a rank comes after the
-            others; `refuses_rename`; `tracks`, whether jobs are told of MLflow; `nodes`, "processes" or "namespaces".
+        emulator: Where code, datastores and clusters are. Read besides: `faults.late`; `refuses_rename`; `tracks`,
+            whether jobs are told of MLflow; `nodes`, "processes" or "namespaces".
 
     Attributes:
         name: Of the job.
@@ -154,7 +154,7 @@ class NodeRun:
     def _watch(self, folders: list[Mount], mounts: dict[str, Mount], proxies: list[str]) -> str:
         """Start every node when it is ready, carry files, and see how it ends."""
         began = synced = time.monotonic()
-        late: dict[int, float] = getattr(self._emulator, "late", {})
+        late = self._emulator.faults.late
         limit = _seconds((self._properties.get("limits") or {}).get("timeout"))
         places = {name: str(mount.folder) for name, mount in mounts.items()}
         hosts = [node.address for node in self.nodes]
