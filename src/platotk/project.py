@@ -44,6 +44,7 @@ from .project_fields import (
     whole,
 )
 from .project_guard import Guard
+from .project_units import Units
 
 FILE_NAME = "plato.yaml"
 
@@ -118,6 +119,8 @@ class Project(Section):
     where it does not), `rllib` is RLlib's own env runner and learner."""
     guard: Annotated[Guard, BeforeValidator(section)] = Guard()
     """What the agent may never do, and what it does when it cannot see. Travels with the agent; training is without."""
+    units: Annotated[Units, BeforeValidator(section)] = Units()
+    """What the numbers of the spaces are measured in. Travels with the agent, and is shown wherever they are read."""
     stop: Annotated[Stop, BeforeValidator(section)] = Stop(iterations=100)
     """When training ends: at the first rule that is met."""
     checkpoint: Annotated[Checkpoint, BeforeValidator(section)] = Checkpoint()
@@ -258,6 +261,7 @@ class Project(Section):
             values[name] = values[name].model_dump()
         values["stop"] = {name: value for name, value in values["stop"].items() if value is not None}
         values["guard"] = self.guard.to_data(self._root)
+        values["units"] = self.units.to_data()
         return {name: plain(value, self._root) for name, value in values.items()}
 
     def to_yaml(self) -> str:

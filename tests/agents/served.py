@@ -21,7 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from platotk.agents.manifest import write_manifest
 from platotk.agents.openapi import openapi
+from platotk.agents.units import checked_units
 from platotk.spaces import adapt
+from platotk.spaces.description import space_from_json
 
 KEY = "0123456789abcdef-not-a-secret"
 SCRIPT = """
@@ -65,11 +67,29 @@ def write_agent(folder: Path, observation_space: spaces.Space[Any], *, has_memor
 
 def with_guard(folder: Path, **guard: Any) -> Path:
     """The agent of a folder, from now on within these guards."""
+    return with_manifest(folder, guard=guard)
+
+
+def with_units(folder: Path, **units: dict[str, str]) -> Path:
+    """The agent of a folder, from now on with units, in its contract too."""
+    adapter = adapt(*_spaces(folder))
+    contract = openapi(adapter, name="sum", units=checked_units(units, adapter))
+    (folder / "openapi.json").write_text(json.dumps(contract))
+    return with_manifest(folder, units=units)
+
+
+def with_manifest(folder: Path, **more: Any) -> Path:
+    """The agent of a folder, whose manifest says more from now on."""
     content = json.loads((folder / "manifest.json").read_text())
     for key in ("schema", "kind", "files", "manifest_sha256"):
         del content[key]
-    write_manifest(folder, {**content, "guard": guard})
+    write_manifest(folder, {**content, **more})
     return folder
+
+
+def _spaces(folder: Path) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    adapter = json.loads((folder / "manifest.json").read_text())["adapter"]
+    return space_from_json(adapter["observation_space"]), space_from_json(adapter["action_space"])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
-from tests.agents.served import KEY, ask, served, started, write_agent
+from tests.agents.served import KEY, ask, served, started, with_units, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
@@ -39,7 +39,9 @@ OBSERVATION = {"level": 2.5, "valves": [0.5, 0.25], "mode": 2, "drift": 0.0}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(write_agent(tmp_path_factory.mktemp("tank") / "agent", TANK)) as address:
+    agent = write_agent(tmp_path_factory.mktemp("tank") / "agent", TANK)
+    with_units(agent, observation={"level": "m"}, action={"action": "m3/h"})
+    with served(agent) as address:
         yield address
 
 
@@ -273,11 +275,14 @@ def test_a_person_moves_the_inputs_and_sees_the_action(url: str) -> None:
         expect(page.locator("#action")).to_contain_text("5.25")
         slider = page.locator(".row", has_text="level").locator("input[type=range]")
         assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0", "10")
+        expect(page.locator(".row", has_text="level").locator("label")).to_have_text("level (m)")
+        expect(page.locator("#units")).to_have_text("action in m3/h")
         slider.press("End")
         expect(page.locator("#action")).to_contain_text("12.75")
         page.goto(f"{url}/docs")
         page.wait_for_selector("body[data-ready]")
         assert "POST /act" in page.inner_text("body")
+        assert "x-unit" in page.inner_text("body")
         browser.close()
     assert wrong == []
 

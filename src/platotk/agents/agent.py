@@ -29,6 +29,7 @@ from .manifest import read_manifest
 from .model_file import inspect_model
 from .parity import Verification, compare
 from .recorded import unpack
+from .units import checked_units
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Agent:
         manifest: What it says of itself: algorithm, provenance, metrics.
         adapter: Encodes observations and decodes actions.
         guards: What it may not do, or None; they are around every method but `verify`.
+        units: What its numbers are measured in: `agent.units["observation"]["level"]`; both sides are there.
         controllers: Whether a fallback controller may be imported; see `load`.
     """
 
@@ -63,6 +65,7 @@ class Agent:
             ]
             guard = manifest.get("guard")
             self.guards = Guards(guard, self.adapter) if guard else None
+            self.units = checked_units(manifest.get("units"), self.adapter)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SimError, ProjectError) as error:
             raise AgentError(f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error
         self.controllers: bool | Path = False

@@ -78,7 +78,9 @@ class Server:
         document = (
             contract.read_bytes()
             if "openapi.json" in agent.manifest.get("files", {})
-            else _encode(openapi(agent.adapter, name=name, has_memory=agent.has_memory, guards=agent.guards)).encode()
+            else _encode(
+                openapi(agent.adapter, name=name, has_memory=agent.has_memory, guards=agent.guards, units=agent.units)
+            ).encode()
         )
         page = _encode(form(agent, name=name)).encode()
         get = {"GET", "HEAD"}

@@ -29,6 +29,7 @@ from .manifest import write_manifest
 from .openapi import openapi
 from .parity import MAX_UNDECIDED_SHARE, Verification
 from .recording import record
+from .units import units_of
 
 if TYPE_CHECKING:
     from ..learning.policies import RLlibPolicy
@@ -63,7 +64,7 @@ def export(
     tell = on_event or (lambda event: None)
     path = find_checkpoint(run, checkpoint)
     policy = load_policy(run, path)
-    guards = guards_of(run.project, policy.adapter)
+    guards, units = guards_of(run.project, policy.adapter), units_of(run.project, policy.adapter)
     with _one_thread():
         tell({"event": "export", "step": "recording", "rows": NUM_ROWS})
         recording = record(run, policy, NUM_ROWS)
@@ -76,11 +77,15 @@ def export(
     try:
         (draft / "policy.onnx").write_bytes(model)
         _write_json(draft / "parity.json", {"rows": recording["rows"]})
-        contract = openapi(policy.adapter, name=run.project.name, has_memory=policy.has_memory, guards=guards)
+        contract = openapi(
+            policy.adapter, name=run.project.name, has_memory=policy.has_memory, guards=guards, units=units
+        )
         _write_json(draft / "openapi.json", contract)
         content = {**_about(run, path), "adapter": policy.adapter.to_json(), "model": entries}
         if guards is not None:
             content["guard"] = guards.data
+        if any(units.values()):
+            content["units"] = units
         write_manifest(draft, {**content, "parity": None})
         tell({"event": "export", "step": "verifying"})
         proof = Agent.load(draft).verify()

@@ -11,13 +11,21 @@ from typing import Any
 from ..spaces import Adapter
 from .guards import Guards
 from .schemas import space_schema
+from .units import Units, with_units
 
 MAX_BATCH = 4096
 _OBSERVATION = {"$ref": "#/components/schemas/Observation"}
 _ACTION = {"$ref": "#/components/schemas/Action"}
 
 
-def openapi(adapter: Adapter, *, name: str, has_memory: bool = False, guards: Guards | None = None) -> dict[str, Any]:
+def openapi(
+    adapter: Adapter,
+    *,
+    name: str,
+    has_memory: bool = False,
+    guards: Guards | None = None,
+    units: Units | None = None,
+) -> dict[str, Any]:
     """The document.
 
     Args:
@@ -25,6 +33,7 @@ def openapi(adapter: Adapter, *, name: str, has_memory: bool = False, guards: Gu
         name: Title of the document.
         has_memory: Whether the agent remembers, so that it takes one observation at a time.
         guards: What it may not do; the answer says what they did.
+        units: What its numbers are measured in; `x-unit` and the description of a leaf say it.
     """
     has_memory = has_memory or (guards is not None and guards.has_memory)
     names = ("observation",) if has_memory else ("observation", "observations")
@@ -97,8 +106,8 @@ def openapi(adapter: Adapter, *, name: str, has_memory: bool = False, guards: Gu
         },
         "components": {
             "schemas": {
-                "Observation": _observation(adapter, guards),
-                "Action": space_schema(adapter.action_space),
+                "Observation": _observation(adapter, guards, units or {}),
+                "Action": with_units(space_schema(adapter.action_space), adapter.action_space, units or {}, "action"),
                 "Problem": _object(error={"type": "string"}, field={"type": ["string", "null"]}),
             },
             "securitySchemes": {
@@ -109,9 +118,10 @@ def openapi(adapter: Adapter, *, name: str, has_memory: bool = False, guards: Gu
     }
 
 
-def _observation(adapter: Adapter, guards: Guards | None) -> dict[str, Any]:
+def _observation(adapter: Adapter, guards: Guards | None, units: Units) -> dict[str, Any]:
     """What is taken as an observation; guards deal with some that would be refused."""
-    schema = space_schema(adapter.observation_space, is_input=True)
+    space = adapter.observation_space
+    schema = with_units(space_schema(space, is_input=True), space, units, "observation")
     return schema if guards is None or not guards.inputs.is_lenient else {"anyOf": [schema, _ANYTHING]}
 
 

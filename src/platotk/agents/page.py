@@ -16,6 +16,7 @@ from gymnasium import Space, spaces
 
 from ..spaces import to_json
 from .agent import Agent
+from .units import Units, unit_of
 
 MAX_INPUTS = 200
 """Beyond that (images), the page takes the observation as JSON text."""
@@ -25,13 +26,14 @@ def form(agent: Agent, *, name: str) -> dict[str, Any]:
     """The inputs of the page.
 
     Returns:
-        `name`, `observation` (the first values), `inputs` (`path`, `label`, `kind`, `low`, `high`, `step`), or None in
-        their place when there are too many, and `mask` (how many entries an action mask has, or None).
+        `name`, `observation` (the first values), `inputs` (`path`, `label`, `kind`, `low`, `high`, `step`,
+        `unit`), or None in their place when there are too many, `mask` (how many entries an action mask has, or None),
+        and `action_units` by leaf of the action.
     """
     rows = json.loads(agent._parity)["rows"]
     space = agent.observation_space
     observation = rows[0]["observation"] if rows else to_json(space, space.sample())
-    inputs = _inputs(space, [], "") if _size(space) <= MAX_INPUTS else None
+    inputs = _inputs(space, [], "", agent.units) if _size(space) <= MAX_INPUTS else None
     has_mask = agent.adapter.mask_source == "info"
     return {
         "name": name,
@@ -39,6 +41,7 @@ def form(agent: Agent, *, name: str) -> dict[str, Any]:
         "inputs": inputs,
         "mask": rows[0].get("mask") if has_mask and rows else None,
         "has_memory": agent.has_memory,
+        "action_units": agent.units["action"],
     }
 
 
@@ -60,23 +63,26 @@ def _size(space: Space[Any]) -> int:
     return MAX_INPUTS + 1
 
 
-def _inputs(space: Space[Any], path: list[str | int], label: str) -> list[dict[str, Any]]:
+def _inputs(space: Space[Any], path: list[str | int], label: str, units: Units) -> list[dict[str, Any]]:
     if isinstance(space, spaces.Dict):
         parts = [(str(key), child, f"{label}.{key}".lstrip(".")) for key, child in space.spaces.items()]
-        return [item for key, child, name in parts for item in _inputs(child, [*path, key], name)]
+        return [item for key, child, name in parts for item in _inputs(child, [*path, key], name, units)]
     if isinstance(space, spaces.Tuple):
-        return [item for i, child in enumerate(space.spaces) for item in _inputs(child, [*path, i], f"{label}[{i}]")]
+        children = [(i, child, f"{label}[{i}]") for i, child in enumerate(space.spaces)]
+        return [item for i, child, name in children for item in _inputs(child, [*path, i], name, units)]
+    unit = unit_of(units, "observation", label)
     if isinstance(space, spaces.Discrete):
-        return [_input(path, label, "choice", int(space.start), int(space.start + space.n - 1), 1)]
+        return [_input(path, label, "choice", int(space.start), int(space.start + space.n - 1), 1, unit)]
     if isinstance(space, spaces.Text):
-        return [_input(path, label, "text", None, None, None)]
+        return [_input(path, label, "text", None, None, None, unit)]
     found = []
     for index in np.ndindex(space.shape or ()):
         low, high, step = _bounds(space, index)
         name = label + "".join(f"[{i}]" for i in index) if space.shape != (1,) else label
         is_choice = not isinstance(space, spaces.Box)
         kind = "choice" if is_choice else "number" if low is None or high is None else "slider"
-        found.append(_input([*path, *index], name, kind, low, high, step))
+        unit = unit_of(units, "observation", label, index)
+        found.append(_input([*path, *index], name, kind, low, high, step, unit))
     return found
 
 
@@ -92,7 +98,7 @@ def _bounds(space: Space[Any], index: tuple[int, ...]) -> tuple[float | None, fl
     return (low if abs(low) < 1e15 else None, high if abs(high) < 1e15 else None, 1 if is_integer else None)
 
 
-def _input(path: list[Any], label: str, kind: str, low: Any, high: Any, step: Any) -> dict[str, Any]:
+def _input(path: list[Any], label: str, kind: str, low: Any, high: Any, step: Any, unit: str | None) -> dict[str, Any]:
     return {
         "path": path,
         "label": label or "observation",
@@ -100,4 +106,5 @@ def _input(path: list[Any], label: str, kind: str, low: Any, high: Any, step: An
         "low": low,
         "high": high,
         "step": step,
+        "unit": unit,
     }
