@@ -93,12 +93,7 @@ def _block(info: str, rows: list[str], line: int, above: str) -> Block:
 
 def follow(page: Path, folder: Path) -> int:
     """Do what `page` says in a copy of the checkout below `folder`; gives back how many blocks were done."""
-    checkout = folder / "checkout"
-    checkout.mkdir(parents=True)
-    (checkout / ".venv").symlink_to(ROOT / ".venv")
-    if (ROOT / "examples").exists():
-        shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns("runs", "__pycache__"))
-    reader = _Reader(checkout, folder)
+    reader = Reader(folder)
     done = 0
     for block in blocks(page.read_text("utf-8")):
         if block.language in RUNNABLE and block.skip is None:
@@ -107,10 +102,16 @@ def follow(page: Path, folder: Path) -> int:
     return done
 
 
-class _Reader:
-    """Somebody at a shell who types what the page says."""
+class Reader:
+    """Somebody at a shell, in a copy of the checkout below `folder`, who types what the page says."""
 
-    def __init__(self, checkout: Path, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        checkout = folder / "checkout"
+        checkout.mkdir(parents=True)
+        (checkout / ".venv").symlink_to(ROOT / ".venv")
+        if (ROOT / "examples").exists():
+            ignored = shutil.ignore_patterns("runs", "__pycache__")
+            shutil.copytree(ROOT / "examples", checkout / "examples", ignore=ignored)
         self.state = folder / "state.sh"
         self.start = checkout
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -124,7 +125,9 @@ class _Reader:
         }
         (folder / "home").mkdir()
 
-    def do(self, block: Block, where: str) -> None:
+    def do(self, block: Block, where: str) -> str:
+        """One block; gives back what it printed, and raises when it ends otherwise than it should."""
+        said = ""
         if block.title is not None:
             target = self._here() / block.title
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +140,10 @@ class _Reader:
             self._load(target, where)
             target.unlink()
         elif block.language == "python":
-            self._run([sys.executable, "-c", block.text], block, where)
+            said = self._run([sys.executable, "-c", block.text], block, where)
         else:
-            self._run(["bash", "-c", PRELUDE + block.text], block, where)
+            said = self._run(["bash", "-c", PRELUDE + block.text], block, where)
+        return said
 
     def _here(self) -> Path:
         if not self.state.exists():
@@ -154,7 +158,7 @@ class _Reader:
             where,
         )
 
-    def _run(self, command: list[str], block: Block, where: str) -> None:
+    def _run(self, command: list[str], block: Block, where: str) -> str:
         done = subprocess.run(
             command,
             cwd=self._here(),
@@ -171,3 +175,4 @@ class _Reader:
                 f"{where}: exit code {done.returncode}, expected {block.exit_code}\n"
                 f"{block.text}\n--- it said:\n{done.stdout}"
             )
+        return done.stdout
