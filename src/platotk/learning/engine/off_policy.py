@@ -109,6 +109,7 @@ class _Rounds:
         self._num_rounds = 0
         self._sum_n_step = 0.0
         self._seconds: dict[str, float] = defaultdict(float)
+        self._began = 0.0
         self._is_begun = False
 
     @property
@@ -120,6 +121,7 @@ class _Rounds:
 
     def run(self, num_rounds: int) -> None:
         """Sample, store, learn, hand on the weights, again and again."""
+        self._began = time.perf_counter()
         for _ in range(num_rounds):
             self.sample()
             self._num_rounds += 1
@@ -207,7 +209,10 @@ class _LocalRounds(_Rounds):
         self._stream.refresh()
 
     def finish(self) -> None:
-        self.algo.metrics.aggregate([self._stream.end()], key=ENV_RUNNER_RESULTS)
+        rounds = max(1, self._num_rounds)
+        sample_s = self._seconds[ENV_RUNNER_SAMPLING_TIMER] / rounds
+        between_s = (time.perf_counter() - self._began) / rounds - sample_s
+        self.algo.metrics.aggregate([self._stream.end(sample_s, between_s)], key=ENV_RUNNER_RESULTS)
         super().finish()
         if self._is_begun:
             _sync(self.algo)

@@ -119,7 +119,7 @@ class OffPolicyLearning:
         if self._num_skipped:
             logger.warning(f"{self._num_skipped} updates had gradients that are not finite, and were left out.")
         self.metrics.log_value((module, NUM_SKIPPED), self._num_skipped, reduce="sum")
-        log_steps(self, self._num_rows, self._last_size, lag=1.0)
+        log_steps(self, self._num_rows, self._last_size)
         # Not DQNLearner's own, which is about target networks: those have followed already.
         after = super(DQNLearner, self).after_gradient_based_update  # type: ignore[misc]
         after(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps_sampled})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.utils.metrics import SAMPLE_TIMER, TIME_BETWEEN_SAMPLING, WEIGHTS_SEQ_NO
 
 from .replay import ReplayColumns
 from .runner import EngineRunner
@@ -68,9 +69,17 @@ class StepStream:
         self._num_done += int(runner.is_done.sum())
         return num_steps
 
-    def end(self) -> Any:
-        """The runner's metrics of all steps since `begin`."""
+    def end(self, sample_s: float, between_s: float) -> Any:
+        """The runner's metrics of all steps since `begin`.
+
+        Args:
+            sample_s: Seconds that a sample took, on average.
+            between_s: Seconds between two samples.
+        """
         runner = self._runner
+        runner.metrics.log_value(WEIGHTS_SEQ_NO, runner._weights_seq_no, window=1)
+        runner.metrics.log_value(SAMPLE_TIMER, sample_s, reduce="ema")
+        runner.metrics.log_value(TIME_BETWEEN_SAMPLING, between_s)
         runner.log_sampled(self.num_steps, self._num_done)
         make_callback(
             "on_sample_end",

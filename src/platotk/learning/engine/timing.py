@@ -43,18 +43,19 @@ def log_pipeline(metrics: Any, prefix: tuple[str, ...], pipeline: Any, seconds: 
     metrics.log_value((*prefix, CONNECTOR_PIPELINE_TIMER), total)
 
 
-def log_steps(learner: Any, num_rows: int, size: float, *, lag: float) -> None:
+def log_steps(learner: Any, num_rows: int, size: float, *, lag: float | None = None) -> None:
     """Log what a learner has learned from.
 
     Args:
         learner: RLlib's or the engine's.
         num_rows: Rows of all minibatches; those that were learned from twice count twice.
         size: Rows of a minibatch, on average.
-        lag: Updates since the weights that sampled.
+        lag: Updates since the weights that sampled; None where RLlib does not say.
     """
     module, everything, log = DEFAULT_MODULE_ID, ALL_MODULES, learner.metrics.log_value
     log((module, WEIGHTS_SEQ_NO), learner._weights_seq_no, window=1)
-    log((module, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), lag, window=1)
+    if lag is not None:
+        log((module, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), lag, window=1)
     log((module, MODULE_TRAIN_BATCH_SIZE_MEAN), size, reduce="mean")
     log((module, NUM_MODULE_STEPS_TRAINED), num_rows, reduce="sum")
     for key in (
