@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio  # noqa: F401  whole before Ray's extension asks for it: seen half-made there once, under load
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ProjectError, missing_extra
+
+logger = logging.getLogger("platotk")
 
 
 class RayStart:
@@ -105,6 +108,9 @@ class RayStart:
                 options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
                 if not os.environ.get("RAY_ADDRESS"):
                     options |= {"include_dashboard": False}
+                    if gone := left_behind():
+                        logger.warning(f"The Ray cluster at {gone} does not answer: a new one starts on this machine.")
+                        options["address"] = "local"
                 ray.init(**options)
                 self._is_ours = True
         except BaseException as error:
@@ -113,6 +119,24 @@ class RayStart:
         # Ray's processes ask the kernel to end them with their parent (PR_SET_PDEATHSIG), and to the kernel the
         # parent is the thread that started them: this one must live as long as they should.
         self._may_end.wait()
+
+
+def left_behind() -> str | None:
+    """The address of a cluster that was killed and not stopped: `ray.init()` would wait for it for ever.
+
+    `ray start` notes its address in a file (`ray_current_cluster`), which only `ray stop` removes.
+    """
+    from ray._private.utils import read_ray_address
+
+    address = read_ray_address()
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except (OSError, ValueError):
+        return str(address)
+    return None
 
 
 def quiet_rllib() -> None:

@@ -1,0 +1,29 @@
+"""Ray as it is found: a cluster that lives, one that was killed, none."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from platotk.learning.cluster import left_behind
+
+
+@pytest.fixture
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `ray start` notes its address."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(noted: Path) -> None:
+    assert left_behind() is None
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        noted.write_text(address)
+        assert left_behind() is None
+    assert left_behind() == address
+    noted.write_text("nonsense")
+    assert left_behind() == "nonsense"
