@@ -72,7 +72,7 @@ check: install ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS ?= startup kernel throughput sim_workers serving simple_adder learning
+BENCHMARKS ?= startup kernel throughput peers sim_workers serving simple_adder learning
 bench: install ## measure ourselves beside others, for an hour; BENCHMARKS="startup kernel" takes some
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 

@@ -25,24 +25,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from startup import RESULTS, ROOT, commit, machine, versions, write_section
+from throughput import TRAINING as WORK
 
 SECTION = "sim_workers"
 SIDES = ("rllib", "platotk", "workers")
 STEP_S, NUM_SIMS, ROUNDS, SECONDS, NUM_LEFT_OUT = 0.005, 32, 5, 12.0, 2
 BOUND_RATIO, BOUND_SHARE = 4.0, 0.8
-TRAINING = {
-    "lr": 3e-4,
-    "train_batch_size_per_learner": 2048,
-    "minibatch_size": 128,
-    "num_epochs": 10,
-    "gamma": 0.99,
-    "lambda_": 0.95,
-    "clip_param": 0.2,
-    "vf_clip_param": float("inf"),
-    "vf_loss_coeff": 0.5,
-    "entropy_coeff": 0.0,
-    "grad_clip": 0.5,
-}
+TRAINING = {**WORK["PPO"], "train_batch_size_per_learner": 2048}
 
 
 class Slow(CartPoleEnv):

@@ -1,7 +1,7 @@
-"""Environment steps per second while training PPO: platotk with its engine beside RLlib with the same work.
+"""Environment steps per second while training: platotk with its engine beside RLlib with the same work.
 
 Both sides of a row do the same: sims, batch, minibatches, epochs, network, filter. They take turns in processes of
-their own; a figure is the batch divided by the median time of an iteration (sampling and learning), the first
+their own; a figure is the steps of the median iteration divided by its time (sampling and learning), the first
 iterations left out. What the ratio of a pair of runs is does not depend on how busy the machine is, as long as it is
 equally busy: medians and ranges are of those ratios.
 
@@ -35,21 +35,35 @@ SECONDS = 8.0
 NUM_LEFT_OUT = 2
 SIDES = ("platotk", "rllib")
 
-# The work of the table: what most PPO benchmarks on CartPole do.
-TRAINING: dict[str, Any] = {
-    "train_batch_size_per_learner": 4096,
-    "minibatch_size": 128,
-    "num_epochs": 10,
-    "lr": 3e-4,
-    "gamma": 0.99,
-    "lambda_": 0.95,
-    "clip_param": 0.2,
-    "vf_clip_param": float("inf"),
-    "vf_loss_coeff": 0.5,
-    "entropy_coeff": 0.0,
-    "grad_clip": 0.5,
-    "grad_clip_by": "global_norm",
+# The work of the table: for PPO what most benchmarks on CartPole do; for SAC and DQN an update after every step, from
+# a prioritized buffer, both as RLlib has them.
+TRAINING: dict[str, dict[str, Any]] = {
+    "PPO": {
+        "train_batch_size_per_learner": 4096,
+        "minibatch_size": 128,
+        "num_epochs": 10,
+        "lr": 3e-4,
+        "gamma": 0.99,
+        "lambda_": 0.95,
+        "clip_param": 0.2,
+        "vf_clip_param": float("inf"),
+        "vf_loss_coeff": 0.5,
+        "entropy_coeff": 0.0,
+        "grad_clip": 0.5,
+        "grad_clip_by": "global_norm",
+    },
+    "SAC": {
+        "actor_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "alpha_lr": 3e-4,
+        "lr": None,
+        "train_batch_size_per_learner": 256,
+        "num_steps_sampled_before_learning_starts": 300,
+    },
+    "DQN": {"lr": 5e-4, "train_batch_size_per_learner": 64, "num_steps_sampled_before_learning_starts": 300},
 }
+OFF_POLICY_STEPS = 100
+"""Steps in an iteration of SAC and DQN; each is sampled, and followed by an update, by itself."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +72,11 @@ class Row:
 
     Attributes:
         title: What is done.
+        algorithm: PPO, SAC or DQN.
         sim: Gymnasium id, or the folder of an example.
         bound: The ratio that is aimed at.
         num_envs: Sims in one env runner.
-        model: The network, beside two layers of 64, tanh, policy and critic apart.
+        model: The network, beside two layers of 64, tanh, policy and critic apart (SAC and DQN: two of 256, relu).
         training: What differs from `TRAINING`.
         runners: Remote env runners.
         is_filtered: Whether observations are normalised, RLlib's by its own MeanStdFilter.
@@ -70,6 +85,7 @@ class Row:
     """
 
     title: str
+    algorithm: str = "PPO"
     sim: str = "CartPole-v1"
     bound: float = 8.0
     num_envs: int = 8
@@ -79,6 +95,11 @@ class Row:
     is_filtered: bool = False
     is_own_network: bool = False
     rllib: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """The arguments of `AlgorithmConfig.training`."""
+        return {**TRAINING[self.algorithm], **self.training}
 
 
 ROWS = {
@@ -97,6 +118,8 @@ ROWS = {
     "simple-adder": Row("Simple Adder (Dict spaces), 8 sims", sim="simple-adder"),
     "tank-level": Row("Tank level, 8 sims", sim="tank-level"),
     "large": Row("CartPole, 8 sims, layers of 256", bound=4.0, model={"fcnet_hiddens": [256, 256]}),
+    "sac": Row("SAC, Pendulum, 1 sim", algorithm="SAC", sim="Pendulum-v1", bound=5.0, num_envs=1),
+    "dqn": Row("DQN, CartPole, 1 sim", algorithm="DQN", bound=5.0, num_envs=1),
 }
 
 
@@ -158,29 +181,45 @@ def measure(side: str, row: Row, seconds: float) -> dict[str, Any]:
     import ray
     import torch
 
+    from platotk.learning import local
+
     torch.set_num_threads(1)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    algo = {"platotk": platotk_config, "rllib": rllib_config}[side](row).build_algo()
-    durations, cpu, steps = [], [], []
+    left_out = NUM_LEFT_OUT + row.work.get("num_steps_sampled_before_learning_starts", 0) // OFF_POLICY_STEPS
+    config = {"platotk": platotk_config, "rllib": rllib_config}[side](row)
+    if side == "rllib" or not local.is_local(config):
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    algo = local.build_algo(config) if side == "platotk" else config.build_algo()
+    durations, cpu, steps, sampled = [], [], [], 0
     began = time.perf_counter()
-    while len(durations) < NUM_LEFT_OUT + 3 or time.perf_counter() - began < seconds:
+    while len(durations) < left_out + 3 or time.perf_counter() - began < seconds:
         start, cpu_start = time.perf_counter(), time.process_time()
         result = algo.train()
         durations.append(time.perf_counter() - start)
         cpu.append(time.process_time() - cpu_start)
-        steps.append(int(result["env_runners"]["num_env_steps_sampled"]))
+        steps.append(int(result["num_env_steps_sampled_lifetime"]) - sampled)
+        sampled += steps[-1]
     learner = getattr(algo.learner_group, "_learner", None)
     choice = getattr(learner, "_kernel", None)
     path = "kernel" if choice is not None and choice.native is not None else type(learner).__name__
+    memory_mb = tree_mb()
     algo.stop()
-    kept = durations[NUM_LEFT_OUT:]
+    kept = durations[left_out:]
     return {
-        "steps_per_s": statistics.median(steps[NUM_LEFT_OUT:]) / statistics.median(kept),
-        "steps_per_cpu_s": statistics.median(steps[NUM_LEFT_OUT:]) / statistics.median(cpu[NUM_LEFT_OUT:]),
+        "steps_per_s": statistics.median(steps[left_out:]) / statistics.median(kept),
+        "steps_per_cpu_s": statistics.median(steps[left_out:]) / statistics.median(cpu[left_out:]),
         "iteration_s": statistics.median(kept),
         "iterations": len(kept),
         "learner": path,
+        "memory_mb": memory_mb,
     }
+
+
+def tree_mb() -> float:
+    """Memory of this process and all below it, shared pages split among those that share them (PSS)."""
+    import psutil
+
+    me = psutil.Process()
+    return float(sum(process.memory_full_info().pss for process in [me, *me.children(recursive=True)]) / 1e6)
 
 
 def platotk_config(row: Row) -> Any:
@@ -193,15 +232,16 @@ def rllib_config(row: Row) -> Any:
     runners, num_envs = row.rllib.get("runners", row.runners), row.rllib.get("num_envs", row.num_envs)
     if not row.sim.endswith("-v1"):
         return _through_platotk(row, "rllib", runners, num_envs)
-    from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.connectors.env_to_module import MeanStdFilter
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    from platotk.learning.algorithm import MODEL_DEFAULTS
+    from platotk.learning.algorithm import MODEL_DEFAULTS, OFF_POLICY_MODEL, default_config
 
-    config = PPOConfig().environment(row.sim).training(**{**TRAINING, **row.training})
+    config = default_config(row.algorithm).environment(row.sim).training(**row.work)
     config.env_runners(num_env_runners=runners, num_envs_per_env_runner=num_envs)
-    config.rl_module(model_config=DefaultModelConfig(**{**MODEL_DEFAULTS, **row.model}))
+    defaults = MODEL_DEFAULTS if row.algorithm == "PPO" else OFF_POLICY_MODEL
+    config.rl_module(model_config=DefaultModelConfig(**{**defaults, **row.model}))
+    config.reporting(**_reporting(row))
     if row.is_filtered:
         config.env_runners(env_to_module_connector=lambda *_, **__: MeanStdFilter())
     if row.is_own_network:
@@ -216,7 +256,9 @@ def _through_platotk(row: Row, engine: str, runners: int, num_envs: int) -> Any:
     from platotk.spaces import adapt
 
     fields: dict[str, Any] = {
-        "training": {**TRAINING, **row.training},
+        "algorithm": row.algorithm,
+        "training": row.work,
+        "reporting": _reporting(row),
         "env_runners": {"num_env_runners": runners, "num_envs_per_env_runner": num_envs},
         "normalize_observations": row.is_filtered,
         "engine": engine,
@@ -231,13 +273,19 @@ def _through_platotk(row: Row, engine: str, runners: int, num_envs: int) -> Any:
         project = platotk.Project(sim=row.sim, **fields)
     spec = sim_spec(project)
     sim = spec.make()
-    adapter = adapt(sim.observation_space, sim.action_space)
+    adapter = adapt(sim.observation_space, sim.action_space, algorithm=row.algorithm)
     sim.close()
     if engine == "auto":
         from platotk.learning.engine import compilation
 
         compilation.kernel()  # its compilation, once per machine, is start-up and not throughput
     return build_config(project, adapter, spec, num_cpus=4)
+
+
+def _reporting(row: Row) -> dict[str, Any]:
+    if row.algorithm == "PPO":
+        return {}
+    return {"min_sample_timesteps_per_iteration": OFF_POLICY_STEPS, "min_time_s_per_iteration": None}
 
 
 def _own_network() -> Any:
@@ -272,13 +320,15 @@ def _own_network() -> Any:
 def report(runs: list[dict[str, Any]], rows: list[str], load: float) -> str:
     """The section: how it was measured, then one line per row."""
     lines = [
-        "## Throughput: PPO, environment steps per second",
+        "## Throughput: environment steps per second while training",
         "",
-        "Sampling and learning together: batch 4096, minibatches of 128, 10 epochs, two layers of 64 (tanh), policy",
-        "and critic apart, one thread per process, unless the row says otherwise. Both sides in turn, each run in a",
-        "process of its own; steps/s of the median iteration; the ratio is of the two runs of a pair: median (least to",
-        "most). Beside it the ratio of steps per second of CPU in the driver, which other work on the machine disturbs",
-        "less (not for a row with runners, whose work is done elsewhere).",
+        "Sampling and learning together. PPO: batch 4096, minibatches of 128, 10 epochs, two layers of 64 (tanh),",
+        "policy and critic apart, unless the row says otherwise. SAC and DQN: an update after every step (updates per",
+        "second are as many), batches of 256 and 64, a prioritized buffer, two layers of 256 (relu); steps before the",
+        "first update are not counted. One thread per process. Both sides in turn, each run in a process of its own;",
+        "steps/s of the median iteration; the ratio is of two runs of a pair: median (least to most). Beside it the",
+        "ratio of steps per second of CPU in the driver, which other work on the machine disturbs less (not for a row",
+        "with runners, whose work is done elsewhere). Memory is of the whole process tree, in MB.",
         "",
         f"- command: `{shlex.join(['.venv/bin/python', 'benchmarks/throughput.py', *sys.argv[1:]])}`",
         f"- machine: {machine()}",
@@ -288,26 +338,33 @@ def report(runs: list[dict[str, Any]], rows: list[str], load: float) -> str:
         f"- load before it: {load:.1f}"
         + (" - **the machine was busy with other work: the ratios hold, the figures do not**" if load > 1.5 else ""),
         "",
-        "| work | RLlib | platotk | ratio | by CPU | aim | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| work | RLlib | platotk | ratio | by CPU | aim | | memory: RLlib | platotk |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in rows:
         pairs = [run for run in runs if run["row"] == name]
         ours, theirs = ([pair[side]["steps_per_s"] for pair in pairs] for side in SIDES)
         ratios = [pair["ratio"] for pair in pairs]
         has_runners = ROWS[name].runners or ROWS[name].rllib.get("runners")
-        by_cpu = "-" if has_runners else _spread([pair["cpu_ratio"] for pair in pairs], "{:.1f}")
+        by_cpu = "-" if has_runners else spread([pair["cpu_ratio"] for pair in pairs], "{:.1f}")
         median, bound = statistics.median(ratios), ROWS[name].bound
         by = " (torch)" if pairs[0]["platotk"]["learner"] != "kernel" else ""
         lines.append(
-            f"| {ROWS[name].title}{by} | {_spread(theirs, '{:,.0f}')} | {_spread(ours, '{:,.0f}')} "
-            f"| {_spread(ratios, '{:.1f}')} | {by_cpu} | {bound:g} "
-            f"| {'reached' if median >= bound else 'not reached'} |"
+            f"| {ROWS[name].title}{by} | {spread(theirs, '{:,.0f}')} | {spread(ours, '{:,.0f}')} "
+            f"| {spread(ratios, '{:.1f}')} | {by_cpu} | {bound:g} "
+            f"| {'reached' if median >= bound else 'not reached'} "
+            f"| {memory(pairs, 'rllib')} | {memory(pairs, 'platotk')} |"
         )
     return "\n".join(lines)
 
 
-def _spread(values: list[float], form: str) -> str:
+def memory(pairs: list[dict[str, Any]], side: str) -> str:
+    """The median over the runs of one side, in MB."""
+    return f"{statistics.median(pair[side]['memory_mb'] for pair in pairs):,.0f}"
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, least and most."""
     show: Callable[[float], str] = form.format
     return f"{show(statistics.median(values))} ({show(min(values))} to {show(max(values))})"
 

@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads beside other work wait for each other
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Processes with a home of their own share what was compiled and bundled once: it costs each some ten seconds otherwise.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
 ONE_BY_ONE = ("test_docs.py", "test_readme.py")

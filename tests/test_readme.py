@@ -71,6 +71,7 @@ def test_the_demo_leads_a_new_shell_to_a_project_of_its_own(tmp_path: Path) -> N
     home = tmp_path / "a home with spaces"
     home.mkdir()
     bare = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    bare["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
     script = "\n".join([*typed[:-1], "plato train --set stop.iterations=2"])
     shell = subprocess.run(["bash", "-euc", script], cwd=home, env=bare, capture_output=True, text=True, check=False)
     assert shell.returncode == 0, shell.stdout + shell.stderr

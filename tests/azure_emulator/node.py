@@ -54,6 +54,8 @@ class Node:
         if self._network is not None:
             words = ["ip", "netns", "exec", self._network.name, *words]
         own = {MARK: self._mark, "HOME": str(self._folder / "home"), "TMPDIR": str(self._folder / "tmp")}
+        if cache := os.environ.get("XDG_CACHE_HOME"):  # as if the image held what is compiled once per machine
+            own["XDG_CACHE_HOME"] = cache
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 words,

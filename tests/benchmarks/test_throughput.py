@@ -11,11 +11,11 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import throughput
-from throughput import ROWS, TRAINING, platotk_config, report, rllib_config
+from throughput import ROWS, platotk_config, report, rllib_config
 
 
 def pair(row: str, number: int, ours: float, rllibs: float) -> dict[str, Any]:
-    side = {"iteration_s": 1.0, "iterations": 5, "learner": "kernel"}
+    side = {"iteration_s": 1.0, "iterations": 5, "learner": "kernel", "memory_mb": 300.0}
     return {
         "row": row,
         "round": number,
@@ -53,8 +53,9 @@ def test_both_sides_do_the_same_work(name: str, monkeypatch: pytest.MonkeyPatch)
     ours, rllibs = platotk_config(row), rllib_config(row)
     assert ours.env_runner_cls.__name__ == "EngineRunner"
     assert rllibs.env_runner_cls is None
-    assert rllibs.learner_class.__name__ == "PPOTorchLearner"
-    for key in {**TRAINING, **row.training}:
+    assert rllibs.learner_class.__name__ == f"{row.algorithm}TorchLearner"
+    assert ours.algo_class.__name__ == rllibs.algo_class.__name__ == row.algorithm
+    for key in row.work:
         assert getattr(ours, key) == getattr(rllibs, key), key
     for config in (ours, rllibs):
         sims = config.num_envs_per_env_runner * max(1, config.num_env_runners)
