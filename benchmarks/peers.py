@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from startup import RESULTS, ROOT, commit, machine, versions, write_section
+from startup import RESULTS, commit, machine, versions, write_section
 from throughput import ROWS, SECONDS, Row, measure, spread
 
 SECTION = "peers"
@@ -92,12 +92,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of each row")
     parser.add_argument("--rows", default=",".join(BESIDE), help=f"some of: {', '.join(BESIDE)}")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each run trains")
+    parser.add_argument("--no-write", action="store_true", help="print only")
     parser.add_argument("--one", metavar="ROW", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure("platotk", BESIDE[options.one].ours, options.seconds)))
         return 0
     chosen = [name.strip() for name in options.rows.split(",")]
+    VENVS.mkdir(exist_ok=True)
     pythons = {who: environment(who) for who in {BESIDE[name].who for name in chosen}}
     load = os.getloadavg()[0]
     pairs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
@@ -106,7 +108,8 @@ def main() -> int:
             pairs[name].append(in_turn(name, number, pythons[BESIDE[name].who], options.seconds))
     text = report(pairs, load)
     print(text)
-    write_section(RESULTS, SECTION, text)
+    if not options.no_write:
+        write_section(RESULTS, SECTION, text)
     return 0
 
 
@@ -210,7 +213,8 @@ def timed_training(row: Beside, seed: int) -> float:
 
 def _run(command: list[str]) -> dict[str, Any]:
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=ROOT, check=False)
+    # Not here: PufferLib leaves a link to its pictures wherever it is imported.
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=VENVS, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])

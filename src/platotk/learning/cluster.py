@@ -6,7 +6,6 @@ A project that asks for more than that is refused at once: Ray itself would wait
 
 from __future__ import annotations
 
-import asyncio  # noqa: F401  whole before Ray's extension asks for it: seen half-made there once, under load
 import logging
 import os
 import socket
