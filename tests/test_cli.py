@@ -290,7 +290,9 @@ def test_repeating_the_command_continues_the_same_folder(trained: Path) -> None:
     assert [line["iteration"] for line in lines] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 def test_a_stopped_training_exits_with_75_and_a_bare_resume_goes_on(project: Path, number: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "platotk", "train", "--set", "stop.iterations=100000"],

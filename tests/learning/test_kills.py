@@ -79,6 +79,7 @@ def play(folder: Path, num_kills: int, seed: int) -> None:
     assert len({json.dumps(line, sort_keys=True) for line in discarded}) == len(discarded)
 
 
+@pytest.mark.slow
 def test_three_kills(tmp_path: Path) -> None:
     play(tmp_path, 3, seed=0)
 

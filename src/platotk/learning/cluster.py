@@ -142,6 +142,7 @@ def quiet_rllib() -> None:
     """Keep RLlib's greetings (API stacks, deprecations of its own making) off the screen; errors still come through."""
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     logging.getLogger("ray._common.deprecation").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # asks for a package, GPU or not
     # What a sim raises is logged here in full and then raised anyway.
     logging.getLogger("ray.rllib.env.env_runner").setLevel(logging.CRITICAL)
 

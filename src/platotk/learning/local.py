@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from .uncompiled import leave_out_compiler
+
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -65,6 +67,7 @@ def may_be_local(project: Project) -> bool | None:
 
 def build_algo(config: AlgorithmConfig) -> Algorithm:
     """`config.build_algo()`, around a group of env runners that does without Ray where the config does."""
+    leave_out_compiler(config)
     if not is_local(config):
         return config.build_algo()
     import ray.rllib.algorithms.algorithm as module
