@@ -254,6 +254,7 @@ def pufferlib(what: str, work: dict[str, Any]) -> dict[str, Any]:
             iterations.returns.extend(trainer.evaluate().get("episode_return", []))
             trainer.stats.clear()
             trainer.train()
+    trainer.utilization.stop()  # a thread that would not let the process end
     return iterations.report(work["batch"])
 
 

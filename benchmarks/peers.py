@@ -206,7 +206,7 @@ def timed_training(row: Beside, seed: int) -> float:
         began = time.perf_counter()
         told = _run(command)
         seconds = time.perf_counter() - began
-    if told["status"] != "succeeded":
+    if told["status"] != "finished":
         raise SystemExit(f"{shlex.join(command)}: {told}")
     return seconds
 

@@ -19,14 +19,14 @@ def learning() -> SimpleNamespace:
 
 def runs(side: str, steps: list[int], is_solved: bool = True) -> list[dict[str, Any]]:
     return [
-        {"side": side, "seed": seed, "env_steps": n, "is_solved": is_solved, "greedy_mean": 500.0}
+        {"task": "cartpole", "side": side, "seed": seed, "env_steps": n, "is_solved": is_solved, "greedy_mean": 500.0}
         for seed, n in enumerate(steps)
     ]
 
 
 def test_the_ratio_is_of_the_medians_and_has_an_interval(learning: SimpleNamespace) -> None:
     ours, others = [90_000, 100_000, 110_000] * 4, [100_000, 100_000, 120_000] * 4
-    text = learning.report([*runs("platotk", ours), *runs("rllib", others)], {"commit": "abc"})
+    text = learning.report("cartpole", [*runs("platotk", ours), *runs("rllib", others)], {"commit": "abc"})
     low, high = learning.interval([float(n) for n in ours], [float(n) for n in others])
     assert 0.8 < low <= 1.0 <= high < 1.1
     assert "Ratio of the medians: **1.00**" in text
@@ -36,14 +36,14 @@ def test_the_ratio_is_of_the_medians_and_has_an_interval(learning: SimpleNamespa
 
 
 def test_a_bound_that_is_not_kept_is_said(learning: SimpleNamespace) -> None:
-    text = learning.report([*runs("platotk", [150_000] * 10), *runs("rllib", [100_000] * 10)], {})
+    text = learning.report("cartpole", [*runs("platotk", [150_000] * 10), *runs("rllib", [100_000] * 10)], {})
     assert "Ratio of the medians: **1.50**" in text
     assert "**NOT kept**" in text
 
 
 def test_too_few_seeds_and_runs_without_their_pair_are_said(learning: SimpleNamespace) -> None:
     measured = [*runs("platotk", [90_000, 95_000, 99_000]), *runs("rllib", [100_000, 100_000], is_solved=False)]
-    text = learning.report(measured, {})
+    text = learning.report("cartpole", measured, {})
     assert "paired seeds: 2 of the 10 that are called for: **too few to settle it**" in text
     assert "| 2 of 2 | 0 of 2 |" in text
     assert "100,000 (not solved)" in text
@@ -52,4 +52,4 @@ def test_too_few_seeds_and_runs_without_their_pair_are_said(learning: SimpleName
 
 
 def test_no_whole_pair_is_no_table(learning: SimpleNamespace) -> None:
-    assert learning.report(runs("platotk", [90_000]), {}).endswith("nothing can be said.")
+    assert learning.report("cartpole", runs("platotk", [90_000]), {}).endswith("nothing can be said.")

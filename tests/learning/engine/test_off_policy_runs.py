@@ -8,12 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from tests.learning.engine.sims import Counting
 from tests.learning.engine.test_engine_runs import keys
 
 from platotk.learning import checkpoints
 from platotk.learning.algorithm import SimSettings, build_config
+from platotk.learning.engine.acting import Actor
 from platotk.learning.engine.learner import NUM_SKIPPED
 from platotk.learning.engine.off_policy import DQN, SAC
 from platotk.learning.engine.replay import ReplayColumns
@@ -139,4 +141,21 @@ def test_env_runners_in_other_processes(name: str) -> None:
     for _, state in states:
         for key, value in state.items():
             np.testing.assert_array_equal(value, weights[key])
+    algo.stop()
+
+
+def test_dqn_explores_by_epsilon_as_scheduled() -> None:
+    algo = algorithm_for("DQN", training={**TINY, "epsilon": [[0, 1.0], [1000, 0.0]]})
+    module = algo.env_runner.module
+    actor = Actor(module, None, explore=True)
+    rows = np.random.default_rng(0).normal(size=(4000, *module.observation_space.shape)).astype(np.float32)
+    with torch.no_grad():
+        greedy = module.compute_q_values({"obs": torch.from_numpy(rows)})["qf_preds"].argmax(-1).numpy()
+    num_actions = int(module.action_space.n)
+    assert np.array_equal(actor.act(rows, 1000)["actions"], greedy)
+    drawn = actor.act(rows, 0)["actions"]
+    assert np.bincount(drawn, minlength=num_actions) == pytest.approx(np.full(num_actions, 4000 / num_actions), rel=0.1)
+    # Half at random, of which one in `num_actions` is the greedy one all the same.
+    share = np.mean(actor.act(rows, 500)["actions"] == greedy)
+    assert share == pytest.approx(0.5 + 0.5 / num_actions, abs=0.04)
     algo.stop()

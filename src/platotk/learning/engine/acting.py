@@ -13,6 +13,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
+from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.core.columns import Columns as Names
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
@@ -36,6 +38,8 @@ class Actor:
         # RLlib's public methods go through all submodules at every call, to switch dropout and the like off and on.
         is_overridden = getattr(type(module), kind) is not getattr(TorchRLModule, kind)
         self._forward = getattr(module, kind if is_overridden else f"_{kind}")
+        if explore and getattr(self._forward, "__func__", None) is DefaultDQNTorchRLModule._forward_exploration:
+            self._forward = EpsilonGreedy(module)
         self._dist_class = (
             module.get_exploration_action_dist_cls() if explore else module.get_inference_action_dist_cls()
         )
@@ -80,6 +84,35 @@ class Actor:
     def _tensor(self, array: Array) -> torch.Tensor:
         tensor = torch.from_numpy(learnable(array))
         return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+class EpsilonGreedy:
+    """`forward_exploration` of RLlib's DQN module, drawn in numpy, which takes a tenth of the time.
+
+    Args:
+        module: RLlib's own; one that explores in another way is asked itself.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __call__(self, batch: dict[str, Any], t: int) -> dict[str, Any]:
+        """Actions for N observations.
+
+        Args:
+            batch: `obs`, and `state_in` of a module with memory.
+            t: Environment steps so far; epsilon depends on it.
+        """
+        given = self._module.compute_q_values(batch)
+        values = given[QF_PREDS].cpu().numpy()
+        actions = values.argmax(axis=-1)
+        schedule = self._module.epsilon_schedule
+        schedule.update(t)
+        is_random = np.random.random_sample(actions.shape) < float(schedule.get_current_value())
+        if is_random.any():
+            actions[is_random] = np.random.randint(values.shape[-1], size=int(is_random.sum()))
+        chosen = {Names.ACTIONS: actions}
+        return chosen | ({Names.STATE_OUT: given[Names.STATE_OUT]} if Names.STATE_OUT in given else {})
 
 
 class ActionMapping:

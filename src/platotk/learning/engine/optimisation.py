@@ -91,11 +91,12 @@ class Descent:
 
 
 class FlatDescent(Descent):
-    """All tensors at once: they become views of a flat one, which an Adam of its own trains."""
+    """All tensors at once: they become views of a flat one, which one operation trains (torch's own fused Adam)."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._adam: Any = None
+        self._settings: dict[str, Any] = {}
+        self._steps_done: Any = None
         self._flat: dict[str, Tensor] = {}
         self._views: dict[str, list[Tensor]] = {}
         self._num_steps = 0
@@ -105,7 +106,8 @@ class FlatDescent(Descent):
         if not self._is_attached():
             self._attach()
         group = self._optimizer.param_groups[0]
-        self._adam.param_groups[0].update({name: group[name] for name in ("lr", "betas", "eps", "weight_decay")})
+        self._settings = {name: float(group[name]) for name in ("lr", "eps", "weight_decay")}
+        self._settings["beta1"], self._settings["beta2"] = group["betas"]
         self._num_steps = 0
 
     def zero(self) -> None:
@@ -120,8 +122,20 @@ class FlatDescent(Descent):
             return None
         if self._limit and norm + 1e-6 > self._limit:
             gradient.mul_(self._limit / (norm + 1e-6))
-        self._adam.step()
-        self._num_steps += 1
+        flat, self._num_steps = self._flat, self._num_steps + 1
+        # What `torch.optim.Adam.step` comes down to; its hooks and context managers take as long as the operation.
+        self._steps_done.add_(1)
+        torch._fused_adam_(
+            [flat["data"]],
+            [gradient],
+            [flat["exp_avg"]],
+            [flat["exp_avg_sq"]],
+            [],
+            [self._steps_done],
+            amsgrad=False,
+            maximize=False,
+            **self._settings,
+        )
         return norm
 
     def finish(self) -> None:
@@ -132,11 +146,11 @@ class FlatDescent(Descent):
         for parameter, mean, square in zip(
             self._parameters, self._views["exp_avg"], self._views["exp_avg_sq"], strict=True
         ):
-            step = self._adam.state[self._flat["data"]]["step"].clone()
+            step = self._steps_done.clone()
             state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
 
     def _is_attached(self) -> bool:
-        if self._adam is None:
+        if self._steps_done is None:
             return False
         state = self._optimizer.state
         for index, parameter in enumerate(self._parameters):
@@ -169,11 +183,4 @@ class FlatDescent(Descent):
             parameter.data = self._views["data"][index]
             parameter.grad = self._views["grad"][index]
             num_steps = float(moments["step"]) if moments else num_steps
-        flat = self._flat["data"]
-        flat.grad = self._flat["grad"]
-        self._adam = torch.optim.Adam([flat], fused=True)
-        self._adam.state[flat] = {
-            "step": torch.tensor(num_steps, dtype=torch.float32, device=flat.device),
-            "exp_avg": self._flat["exp_avg"],
-            "exp_avg_sq": self._flat["exp_avg_sq"],
-        }
+        self._steps_done = torch.tensor(num_steps, dtype=torch.float32, device=first.device)
