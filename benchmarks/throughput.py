@@ -117,6 +117,11 @@ ROWS = {
     "pendulum": Row("Pendulum, 8 sims", sim="Pendulum-v1"),
     "simple-adder": Row("Simple Adder (Dict spaces), 8 sims", sim="simple-adder"),
     "tank-level": Row("Tank level, 8 sims", sim="tank-level"),
+    "lstm": Row(
+        "CartPole, 8 sims, LSTM cell 64",
+        bound=4.0,
+        model={"use_lstm": True, "lstm_cell_size": 64, "max_seq_len": 20},
+    ),
     "large": Row("CartPole, 8 sims, layers of 256", bound=4.0, model={"fcnet_hiddens": [256, 256]}),
     "sac": Row("SAC, Pendulum, 1 sim", algorithm="SAC", sim="Pendulum-v1", bound=5.0, num_envs=1),
     "dqn": Row("DQN, CartPole, 1 sim", algorithm="DQN", bound=5.0, num_envs=1),

@@ -26,6 +26,7 @@ from platotk.learning.engine.columns import mapped, taken
 from platotk.learning.engine.fragments import Fragment, FragmentBuilder, joined
 from platotk.learning.engine.learner import NUM_SKIPPED, EngineLearner
 from platotk.learning.engine.memory import Memory
+from platotk.learning.engine.recurrent import RecurrentActor, RecurrentForward, actor_for
 from platotk.learning.engine.runner import EngineRunner
 from platotk.learning.engine.sequences import of_steps, sequences_of
 from platotk.project import Project
@@ -186,6 +187,61 @@ def test_only_steps_are_learned_from() -> None:
     assert flat[1].tolist() == [0, 1, 2, 3]
     assert flat[0].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert flat[2] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("share", "action", "activation"),
+    [(True, "discrete", "tanh"), (False, "box", "relu"), (True, "box", "elu"), (False, "mixed", "silu")],
+)
+def test_numpy_acts_as_torch_does(share: bool, action: str, activation: str) -> None:
+    model = {**LSTM, "vf_share_layers": share, "fcnet_activation": activation, "log_std_clip_param": 0.01}
+    module = build(EngineLearner, action=action, model=model).module[DEFAULT_MODULE_ID].unwrapped()
+    rng = np.random.default_rng(1)
+    ours, torchs = actor_for(module, None, explore=True), Actor(module, None, explore=True)
+    assert type(ours) is RecurrentActor
+    for _ in range(2):
+        states = mapped(lambda leaf: np.repeat(leaf.numpy()[None], NUM_SIMS, axis=0), module.get_initial_state())
+        ours.begin()
+        for step in range(4):
+            seen = observed(rng, VECTOR, NUM_SIMS)
+            np.random.seed(step)
+            expected = torchs.act(seen, 0, states)
+            np.random.seed(step)
+            chosen = ours.act(seen, 0, states)
+            assert chosen.keys() == expected.keys()
+            mapped(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), chosen, expected)
+            states = expected[Names.STATE_OUT]
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.from_numpy(rng.normal(0, 0.1, parameter.shape).astype("f4")))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_lean_forward_pass_is_rllibs_with_its_gradients(share: bool) -> None:
+    module = build(EngineLearner, action="box", model={**LSTM, "vf_share_layers": share}).module[DEFAULT_MODULE_ID]
+    rng = torch.Generator().manual_seed(2)
+    states = mapped(lambda leaf: torch.randn(6, *leaf.shape, generator=rng), module.get_initial_state())
+    batch = {Names.OBS: torch.randn(6, 5, *module.observation_space.shape, generator=rng), Names.STATE_IN: states}
+    gradients = []
+    for forward in (module._forward_train, RecurrentForward(module)):
+        out = forward(batch)
+        module.zero_grad()
+        (
+            out[Names.ACTION_DIST_INPUTS].square().sum() + module.compute_values(batch, out[Names.EMBEDDINGS]).sum()
+        ).backward()
+        gradients.append([parameter.grad.clone() for parameter in module.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+def test_networks_that_numpy_does_not_know_act_by_torch() -> None:
+    for case in (
+        {"module": OwnMemory},
+        {"observation": MASKED},
+        {"model": {"fcnet_use_layernorm": True}},
+    ):
+        given = {"action": "discrete", **case, "model": {**LSTM, **case.get("model", {})}}
+        module = build(EngineLearner, **given).module[DEFAULT_MODULE_ID].unwrapped()
+        assert type(actor_for(module, None, explore=True)) is Actor
 
 
 def runner_for(*, own_process: bool = False, **model: Any) -> Any:

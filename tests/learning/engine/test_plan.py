@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.examples.rl_modules.classes.lstm_containing_rlm import LSTMContainingRLModule
 
 from platotk.errors import ProjectError
 from platotk.learning.algorithm import build_config
@@ -72,14 +73,22 @@ COVERED: dict[str, dict[str, Any]] = {
     "whole episodes": {"env_runners": {"batch_mode": "complete_episodes"}},
     "a config of one's own": {"algorithm": own(training={"lr": 1e-3})},
     "own network": {"rl_module": {"rl_module_spec": RLModuleSpec(module_class=OwnModule)}},
+    "lstm": {"rl_module": {"model_config": {"use_lstm": True}}},
+    "own network with memory": {
+        "rl_module": {
+            "rl_module_spec": RLModuleSpec(module_class=LSTMContainingRLModule, model_config={"max_seq_len": 8})
+        }
+    },
     "episode callbacks": {"algorithm": own(callbacks={"callbacks_class": LooksAtEpisodes})},
 }
+TORCH = ("own network", "lstm", "own network with memory")
+"""What the compiled kernel cannot run."""
 
 
 @pytest.mark.parametrize("name", COVERED)
 def test_the_engine_trains(name: str) -> None:
     config = config_of(**COVERED[name])
-    assert chosen_for(config)["path"] == ("torch" if name == "own network" else "kernel")
+    assert chosen_for(config)["path"] == ("torch" if name in TORCH else "kernel")
     assert chosen_for(config)["note"] is None
     assert config.env_runner_cls is EngineRunner
     assert config.learner_class is EngineLearner
@@ -92,7 +101,11 @@ def connector(*_: Any, **__: Any) -> Any:
 LEFT_TO_RLLIB: dict[str, tuple[dict[str, Any], str]] = {
     "another algorithm": ({"algorithm": "IMPALA"}, "trains PPO, SAC and DQN, and this is IMPALA"),
     "another config": ({"algorithm": IMPALAConfig()}, "trains PPO, SAC and DQN, and this is IMPALA"),
-    "lstm": ({"rl_module": {"model_config": {"use_lstm": True}}}, "memory"),
+    "lstm of DQN": ({"algorithm": "DQN", "rl_module": {"model_config": {"use_lstm": True}}}, "the network has memory"),
+    "sequences of no length": (
+        {"rl_module": {"rl_module_spec": RLModuleSpec(module_class=LSTMContainingRLModule)}},
+        "the network has memory, and no max_seq_len in its model_config",
+    ),
     "own runner": ({"env_runners": {"env_runner_cls": OwnRunner}}, "OwnRunner"),
     "own learner": ({"learners": {"learner_class": OwnLearner}}, "OwnLearner"),
     "own connector": ({"env_runners": {"env_to_module_connector": connector}}, "env_to_module_connector of its own"),
@@ -117,13 +130,6 @@ def test_what_it_does_not_cover_is_left_to_rllib_with_the_reason(name: str) -> N
     assert "\n" not in chosen["note"]
     assert config.env_runner_cls is not EngineRunner
     assert config.learner_class is not EngineLearner
-
-
-def test_a_network_with_memory_of_its_own() -> None:
-    from ray.rllib.examples.rl_modules.classes.lstm_containing_rlm import LSTMContainingRLModule
-
-    config = config_of(rl_module={"rl_module_spec": RLModuleSpec(module_class=LSTMContainingRLModule)})
-    assert "memory" in chosen_for(config)["note"]
 
 
 def test_the_project_can_ask_for_rllib_and_is_told_nothing() -> None:

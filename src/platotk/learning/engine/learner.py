@@ -35,6 +35,7 @@ from .heads import heads_of
 from .memory import sequence_length
 from .objective import CONSTANTS, Objective
 from .optimisation import Descent, descent_for
+from .recurrent import RecurrentForward, is_covered
 from .sequences import SequenceBatch, Sequences, of_steps, sequences_of
 from .timing import log_pipeline, log_steps
 
@@ -181,6 +182,8 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
         # RLlib's forward_train switches every submodule into training mode again at each call.
         is_plain = type(module).forward_train is TorchRLModule.forward_train
         forward = module._forward_train if is_plain else module.forward_train
+        if is_plain and is_covered(module):
+            forward = RecurrentForward(module)
         descent = self._descent
         if descent is None:
             descent = self._descent = descent_for(self._optimizer(), self.config)

@@ -230,7 +230,7 @@ class _Builder:
 
     def stack(self, source: int, model: Any) -> int:
         """An encoder or head; gives back the number of its result's buffer."""
-        for weight, bias, activation in _linears(model):
+        for weight, bias, activation in linears(model):
             source = self.add(source, weight, bias, activation)
         return source
 
@@ -238,10 +238,10 @@ class _Builder:
         """The policy's head; gives back the bound of log standard deviations."""
         from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead
 
-        linears = _linears(model)
+        found = linears(model)
         free = model.log_std if isinstance(model, TorchFreeLogStdMLPHead) else None
-        for index, (weight, bias, activation) in enumerate(linears):
-            is_last = index == len(linears) - 1
+        for index, (weight, bias, activation) in enumerate(found):
+            is_last = index == len(found) - 1
             num_free = len(free) if is_last and free is not None else 0
             source = self.add(source, weight, bias, activation, num_free)
             if num_free and free is not None:
@@ -284,7 +284,7 @@ class _Builder:
         return len(self.widths) - 1
 
 
-def _linears(model: Any) -> list[tuple[Any, Any, int]]:
+def linears(model: Any) -> list[tuple[Any, Any, int]]:
     """Weight, bias and activation of each linear layer of an encoder or head."""
     from torch import nn
 

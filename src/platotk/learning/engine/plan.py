@@ -182,9 +182,12 @@ def _module(config: Any) -> Iterator[str]:
     if isinstance(config._rl_module_spec, MultiRLModuleSpec):
         yield "the network is a MultiRLModule"
         return
-    kind, _ = _network(config)
+    kind, model = _network(config)
     if _has_memory(config):
-        yield "the network has memory"
+        if config.algo_class is not PPO:
+            yield "the network has memory"
+        elif not model.get("max_seq_len"):
+            yield "the network has memory, and no max_seq_len in its model_config"
     if issubclass(kind, SelfSupervisedLossAPI):
         yield f"{kind.__name__} has a loss of its own"
     if config.algo_class is PPO and not issubclass(kind, ValueFunctionAPI):

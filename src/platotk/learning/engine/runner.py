@@ -35,6 +35,7 @@ from .episodes import EpisodeCounter, EpisodeMirror, has_episode_callbacks
 from .fragments import Fragment, FragmentBuilder, joined
 from .memory import Memory, sequence_length
 from .ready_first import ReadyFirst
+from .recurrent import actor_for
 from .timing import log_pipeline
 
 logger = logging.getLogger("ray.rllib")
@@ -157,7 +158,7 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         key = (explore, native is not None)
         if key not in self._actors:
             self._actors[key] = (
-                Actor(self.module, self._device, explore=explore)
+                actor_for(self.module, self._device, explore=explore)
                 if native is None
                 else CompiledActor(native, explore=explore)
             )
