@@ -62,6 +62,8 @@ def plato(*words: str | Path, project: Path) -> dict[str, object]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    for noise in ("experimental class", "no tenant id", "\x1b[39m", "DeprecationWarning", "gputil"):
+        assert noise not in done.stderr, done.stderr
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 

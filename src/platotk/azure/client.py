@@ -92,6 +92,7 @@ class Azure:
             from azure.ai.ml import MLClient
         except ImportError:
             raise missing_extra("azure-ai-ml", "azure") from None
+        _quiet_sdk()
         with asking("the workspace"):
             return MLClient(
                 self.credential,
@@ -171,6 +172,16 @@ def ask(call: Callable[[], Value], what: str) -> Value:
     """Ask Azure one thing; see `asking`."""
     with asking(what):
         return call()
+
+
+def _quiet_sdk() -> None:
+    """Keep off the screen what the SDK says to its developers: that a class of its own is experimental, and such."""
+    from azure.ai.ml._artifacts import _blob_storage_helper as uploads
+
+    logging.getLogger("azure.ai.ml").setLevel(logging.WARNING)
+    logging.getLogger("azure.ai.ml._utils._experimental").setLevel(logging.ERROR)
+    # After each upload it prints the code that ends the colour of a progress bar, also where there was none.
+    vars(uploads)["print"] = lambda *_, **__: None
 
 
 @contextlib.contextmanager
