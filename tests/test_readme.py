@@ -19,6 +19,7 @@ def test_it_fits_on_one_screen() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= 60
 
 
+@pytest.mark.slow  # the demo and the quickstart type the same
 @pytest.mark.timeout(600)
 def test_every_block_runs(tmp_path: Path) -> None:
     assert follow(README, tmp_path) >= 3
@@ -59,6 +60,7 @@ def test_the_demo_leads_a_new_shell_to_a_project_of_its_own(tmp_path: Path) -> N
     demo = subprocess.run(
         ["make", "demo", f"DEMO={example}", "DEMO_TRAIN=--set stop.iterations=2", "-o.venv/.installed"],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
         check=False,
