@@ -4,7 +4,8 @@
 
 WHO is `sb3`, `sbx`, `pufferlib` or `script` (PPO in one file, as CleanRL's are written); WHAT is `ppo`, `sac`, `dqn`
 (steps per second), `solve` (until CartPole's mean return over 100 episodes is 475) or `start` (one iteration). WORK is
-JSON with the settings. The last line printed is JSON: `durations`, seconds of each iteration, and `steps` in one.
+JSON with the settings. The last line printed is JSON: `durations`, seconds of each iteration, `steps` in one, and when
+the last one ended (`ended_at`, seconds since the epoch).
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class Iterations:
         self.what = what
         self.until = time.perf_counter() + work["seconds"]
         self.began: list[float] = []
+        self.ended_at = 0.0
         self.returns: deque[float] = deque(maxlen=EPISODES)
 
     def begin(self) -> bool:
         """Note that an iteration begins; whether it shall."""
         self.began.append(time.perf_counter())
+        self.ended_at = time.time()
         if self.what == "start":
             return len(self.began) < 2
         if self.what == "solve":
@@ -38,7 +41,11 @@ class Iterations:
         return time.perf_counter() < self.until or len(self.began) < 5
 
     def report(self, steps: int) -> dict[str, Any]:
-        return {"durations": [b - a for a, b in itertools.pairwise(self.began)], "steps": steps}
+        return {
+            "durations": [b - a for a, b in itertools.pairwise(self.began)],
+            "steps": steps,
+            "ended_at": self.ended_at,
+        }
 
 
 def stable_baselines(package: str, what: str, work: dict[str, Any]) -> dict[str, Any]:

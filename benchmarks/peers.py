@@ -37,6 +37,7 @@ PACKAGES = {
     "sbx": ["torch==2.13.0", "gymnasium==1.2.2", "sbx-rl==0.28.0"],
     "pufferlib": ["torch==2.13.0", "pufferlib==3.0.0"],
 }
+KEPT = Path(__file__).with_name("results") / "peers.json"
 NUM_LEFT_OUT = 2
 WARM_UP, OFF_POLICY_STEPS = 300, 100
 UNIFORM = {"replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 100_000}}
@@ -102,13 +103,15 @@ def main() -> int:
     VENVS.mkdir(exist_ok=True)
     pythons = {who: environment(who) for who in {BESIDE[name].who for name in chosen}}
     load = os.getloadavg()[0]
-    pairs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    kept = {} if options.no_write or not KEPT.exists() else json.loads(KEPT.read_text("utf-8"))
+    kept |= {name: {"about": about(load), "pairs": []} for name in chosen}
     for number in range(options.rounds):
         for name in chosen:
-            pairs[name].append(in_turn(name, number, pythons[BESIDE[name].who], options.seconds))
-    text = report(pairs, load)
+            kept[name]["pairs"].append(in_turn(name, number, pythons[BESIDE[name].who], options.seconds))
+    text = report({name: kept[name] for name in BESIDE if name in kept})
     print(text)
     if not options.no_write:
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
         write_section(RESULTS, SECTION, text)
     return 0
 
@@ -165,7 +168,7 @@ def ours(name: str, seconds: float) -> float:
 
 
 def theirs(row: Beside, python: str, seconds: float, seed: int) -> float:
-    """Steps per second of a peer; for `solve` and `start` the seconds of its whole process."""
+    """Steps per second of a peer; for `solve` the seconds of its process, for `start` to the end of iteration 1."""
     training = row.ours.work
     work = {
         "sim": row.ours.sim,
@@ -180,15 +183,17 @@ def theirs(row: Beside, python: str, seconds: float, seed: int) -> float:
         "seconds": seconds,
         "seed": seed,
     }
-    began = time.perf_counter()
+    began = time.time()
     told = _run([python, str(PROGRAMS), row.who, row.what, json.dumps(work)])
-    if row.what in ("solve", "start"):
-        return time.perf_counter() - began
+    if row.what == "solve":
+        return time.time() - began
+    if row.what == "start":
+        return float(told["ended_at"] - began)
     return float(told["steps"] / statistics.median(told["durations"][NUM_LEFT_OUT:]))
 
 
 def timed_training(row: Beside, seed: int) -> float:
-    """Seconds of the whole command `plato train` with the same settings, to its stop rule."""
+    """Seconds of the whole command `plato train` with the same settings, to its stop rule; `start` as of `theirs`."""
     project = {
         "sim": row.ours.sim,
         "algorithm": "PPO",
@@ -203,9 +208,11 @@ def timed_training(row: Beside, seed: int) -> float:
         text = json.dumps(project).replace('"inf"', ".inf")
         (Path(folder) / "plato.yaml").write_text(text)
         command = [str(Path(sys.executable).with_name("plato")), "train", "-C", folder, "--json"]
-        began = time.perf_counter()
+        began = time.time()
         told = _run(command)
-        seconds = time.perf_counter() - began
+        seconds = time.time() - began
+        if row.what == "start":  # its journal has one line, written when the iteration ended
+            seconds = (Path(told["path"]) / "metrics.jsonl").stat().st_mtime - began
     if told["status"] != "finished":
         raise SystemExit(f"{shlex.join(command)}: {told}")
     return seconds
@@ -221,7 +228,15 @@ def _run(command: list[str]) -> dict[str, Any]:
     return result
 
 
-def report(pairs: dict[str, list[dict[str, float]]], load: float) -> str:
+def about(load: float) -> str:
+    """When, where and with what rows were measured."""
+    command = shlex.join([".venv/bin/python", "benchmarks/peers.py", *sys.argv[1:]])
+    when = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    busy = ", **the machine was busy: the ratios hold, the figures do not**" if load > 1.5 else ""
+    return f"`{command}`, {when}, commit {commit()}, load before it {load:.1f}{busy}"
+
+
+def report(kept: dict[str, dict[str, Any]]) -> str:
     """The section: how it was measured, then one line per row."""
     lines = [
         "## Beside others on one machine",
@@ -229,22 +244,19 @@ def report(pairs: dict[str, list[dict[str, float]]], load: float) -> str:
         "The same work on one thread, each in a process of its own, in turn: PPO with batch 4096, minibatches of 128,",
         "10 epochs, 8 sims, two layers of 64 (tanh); SAC and DQN with one sim, an update after every step, batches of",
         "256 and 64, two layers of 256 (relu). Steps per second of the median iteration, or, where the row says s,",
-        "seconds of the whole command (for platotk that is `plato train`, checkpoints, curves and MLflow included).",
+        "seconds since the command (for platotk that is `plato train`, checkpoints, curves and MLflow included).",
         "PufferLib's trainer does not quite: it weighs segments, and computes advantages for each minibatch.",
         "A ratio above 1 is in platotk's favour; of pairs of runs: median (least to most).",
         "",
-        f"- command: `{shlex.join(['.venv/bin/python', 'benchmarks/peers.py', *sys.argv[1:]])}`",
         f"- machine: {machine()}",
         f"- versions: {versions()}; " + ", ".join(sorted({packages[-1] for packages in PACKAGES.values()})),
-        f"- commit: {commit()}",
-        f"- when: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        f"- load before it: {load:.1f}"
-        + (" - **the machine was busy with other work: the ratios hold, the figures do not**" if load > 1.5 else ""),
+        *(f"- measured: {told}" for told in dict.fromkeys(measured["about"] for measured in kept.values())),
         "",
         "| beside | peer | platotk | ratio | aim | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, runs in pairs.items():
+    for name, measured in kept.items():
+        runs = measured["pairs"]
         form = "{:,.1f}" if BESIDE[name].what in ("solve", "start") else "{:,.0f}"
         cells = [spread([run[side] for run in runs], form) for side in ("peer", "platotk")]
         ratios, bound = [run["ratio"] for run in runs], BESIDE[name].bound

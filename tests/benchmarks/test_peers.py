@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,12 @@ def test_the_script_trains() -> None:
 def test_a_peer_is_asked_for_the_same_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = BESIDE[name]
     asked = []
-    monkeypatch.setattr(
-        peers, "_run", lambda command: asked.append(json.loads(command[-1])) or {"steps": 10, "durations": [1.0] * 5}
-    )
+
+    def run(command: list[str]) -> dict[str, Any]:
+        asked.append(json.loads(command[-1]))
+        return {"steps": 10, "durations": [1.0] * 5, "ended_at": 0.0}
+
+    monkeypatch.setattr(peers, "_run", run)
     peers.theirs(row, "python", 1.0, 3)
     (work,) = asked
     training = row.ours.work
@@ -49,6 +53,7 @@ def test_the_median_of_the_ratios_decides() -> None:
         "sb3": [{"platotk": 30_000.0, "peer": 5_000.0, "ratio": ratio} for ratio in (6.0, 4.0, 5.5)],
         "solve": [{"platotk": 20.0, "peer": 15.0, "ratio": 0.75}],
     }
-    lines = report(pairs, 0.1).splitlines()
+    lines = report({name: {"about": "today", "pairs": runs} for name, runs in pairs.items()}).splitlines()
+    assert lines.count("- measured: today") == 1
     assert any("5.50 (4.00 to 6.00) | 5 | reached |" in line for line in lines)
     assert any("0.75 (0.75 to 0.75) | 1 | not reached |" in line for line in lines)
