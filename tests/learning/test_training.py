@@ -226,3 +226,10 @@ def test_sigterm_stops_at_a_checkpoint_and_resume_goes_on(tmp_path):
     lines = len(journal.read_text().splitlines())
     checkpoints = sorted(entry.name for entry in (tmp_path / "runs" / "one" / "checkpoints").iterdir())
     assert checkpoints[-1] == f"{lines:06d}"
+
+
+def test_a_unit_of_a_leaf_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    project = Project(sim="CartPole-v1", units={"observation": {"postion": "m"}})
+    with pytest.raises(ProjectError, match="no leaf 'postion'"):
+        train(project, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

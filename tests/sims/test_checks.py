@@ -449,3 +449,15 @@ def test_there_are_enough_checks_and_the_manual_lists_them_all() -> None:
     from platotk.sims.checks.catalogue import table
 
     assert table() in manual, "paste catalogue.table() into docs/learn/check.md"
+
+
+def test_units_are_told_with_the_mapping_and_a_leaf_that_is_not_there_is_found(project_folder: Write) -> None:
+    folder = project_folder("sim: CartPole-v1\nunits:\n  observation: {'[0]': m}\n")
+    told = [one.message for one in check(Project.load(folder), time_limit_s=20.0) if one.id == "mapping"]
+    assert told[-1] == "observation[0]: in m"
+    folder = project_folder("sim: CartPole-v1\nunits:\n  observation: {postion: m}\n")
+    findings = {one.id: one for one in check(Project.load(folder), time_limit_s=20.0)}
+    wrong = findings["project-setting"]
+    assert wrong.where is not None
+    assert wrong.where.endswith("plato.yaml:3")
+    assert "no leaf 'postion'" in wrong.message

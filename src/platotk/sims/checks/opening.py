@@ -152,6 +152,19 @@ def _check_units(trial: Trial) -> None:
         trial.found("project-setting", message, where=where, cure=error.hint)
 
 
+def unit_lines(trial: Trial) -> list[str]:
+    """What the leaves that have a unit are measured in, one line each; none where a unit is wrong."""
+    try:
+        units = checked_units(trial.request.units[0], trial.adapter) if trial.adapter is not None else {}
+    except ProjectError:
+        return []
+    return [
+        f"{name if name.startswith(side) else f'{side}.{name}'}: in {unit}"
+        for side, of_side in units.items()
+        for name, unit in of_side.items()
+    ]
+
+
 def adopt_mask(trial: Trial, info: Any) -> None:
     """Use the mask of `info` when there is one and the project leaves it open, as training does."""
     adapter = trial.adapter

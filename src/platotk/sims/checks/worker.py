@@ -62,7 +62,7 @@ def _run_phases(request: Request, trial: Trial) -> None:
         function(trial)
     _adopt_mask(trial)
     if trial.adapter is not None:
-        for line in trial.adapter.describe():
+        for line in [*trial.adapter.describe(), *opening.unit_lines(trial)]:
             trial.found("mapping", line)
     phases: dict[str, Callable[[float], None]] = {
         "steps": lambda budget_s: _steps(request, trial, budget_s),
