@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.one_at_a_time import one_at_a_time
+
 from platotk.own_package import own_package
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -19,15 +21,16 @@ OUTSIDE = dict(os.environ)
 
 def inference_python() -> Path:
     """The Python of that environment; made once for these sources, which takes pip half a minute."""
-    wheel = own_package(CACHE)
-    made_of = SERVER.encode() + wheel.read_bytes()
-    home = CACHE / f"inference-server-{hashlib.sha256(made_of).hexdigest()[:16]}"
-    python = home / "bin/python"
-    if not (home / "complete").exists():
-        for old in CACHE.glob("inference-server-*"):
-            shutil.rmtree(old)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", SERVER, f"{wheel}[serve]"]
-        subprocess.run(install, check=True, timeout=280, env=OUTSIDE)
-        (home / "complete").touch()
+    with one_at_a_time(CACHE / "inference-server.lock"):
+        wheel = own_package(CACHE)
+        made_of = SERVER.encode() + wheel.read_bytes()
+        home = CACHE / f"inference-server-{hashlib.sha256(made_of).hexdigest()[:16]}"
+        python = home / "bin/python"
+        if not (home / "complete").exists():
+            for old in CACHE.glob("inference-server-*"):
+                shutil.rmtree(old)
+            subprocess.run([sys.executable, "-m", "venv", home], check=True)
+            install = [python, "-m", "pip", "install", "--quiet", SERVER, f"{wheel}[serve]"]
+            subprocess.run(install, check=True, timeout=280, env=OUTSIDE)
+            (home / "complete").touch()
     return python

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.one_at_a_time import one_at_a_time
+
 from .history import REGION, WORKSPACE
 from .routing import Answer, Request, Route
 
@@ -49,13 +51,14 @@ def routes(emulator: Emulator) -> list[Route]:
 def mlflow_python() -> Path:
     """The Python of the server; made once, which takes pip a quarter of a minute."""
     home = CACHE / f"mlflow-server-{hashlib.sha256(' '.join((*ADDED, sys.version)).encode()).hexdigest()[:16]}"
-    if not (home / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        site = home / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-        (site / "beside.pth").write_text(sysconfig.get_paths()["purelib"])
-        install = [home / "bin/python", "-m", "pip", "install", "--quiet", *ADDED]
-        subprocess.run(install, check=True, timeout=280, env=OUTSIDE)
-        (home / "complete").touch()
+    with one_at_a_time(CACHE / "mlflow-server.lock"):
+        if not (home / "complete").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+            site = home / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+            (site / "beside.pth").write_text(sysconfig.get_paths()["purelib"])
+            install = [home / "bin/python", "-m", "pip", "install", "--quiet", *ADDED]
+            subprocess.run(install, check=True, timeout=280, env=OUTSIDE)
+            (home / "complete").touch()
     return home / "bin/python"
 
 

@@ -56,6 +56,20 @@ def test_it_says_how_the_command_ended(shared: Path) -> None:
     assert Storage(str(shared)).get(shared.parent / "back") == []  # notes are no files of the run
 
 
+def test_a_log_names_no_next_step_in_a_folder_that_goes_with_the_node(shared: Path) -> None:
+    says = """
+import pathlib, sys
+from platotk.console.people import next_step, people
+next_step(people(), pathlib.Path(sys.argv[1]), "assess night")
+"""
+    done = subprocess.run([sys.executable, "-c", says, shared], capture_output=True, text=True, check=True)
+    assert "assess night" in done.stderr
+    carried = [sys.executable, "-m", "platotk.compute.carried", "night", shared, "0.2", "0", "5", "--"]
+    done = subprocess.run([*carried, "{python}", "-c", says, "{run}"], capture_output=True, text=True, check=True)
+    assert "Next" not in done.stderr
+    assert "assess" not in done.stderr
+
+
 def test_out_of_time_is_124(shared: Path) -> None:
     assert carry(shared, "import time; time.sleep(60)", limit_s=0.5).wait(30) == 124
     assert (Storage(str(shared)).note("exit-job-1") or {})["code"] == 124

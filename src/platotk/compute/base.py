@@ -24,6 +24,8 @@ STOPPED_EXIT_CODE = 75
 """What a command exits with that was stopped and can go on."""
 JOB_VARIABLE = "PLATOTK_JOB"
 """Set inside a job, to its id."""
+CARRIED_VARIABLE = "PLATOTK_CARRIED"
+"""Set for a command whose run lies on a disk that goes with the job; who submitted it finds the run elsewhere."""
 SECRET = "<secret>"
 """What a dry run shows in place of one."""
 

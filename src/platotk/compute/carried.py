@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import BackendError
 from ..run import Run
-from .base import JOB_VARIABLE, PYTHON, RUN
+from .base import CARRIED_VARIABLE, JOB_VARIABLE, PYTHON, RUN
 from .storage import Storage
 
 LOG = logging.getLogger("platotk.job")
@@ -53,7 +53,7 @@ class _Carrier:
     def carry(self, command: list[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
-        child = subprocess.Popen(command)
+        child = subprocess.Popen(command, env={**os.environ, CARRIED_VARIABLE: "1"})
         dies_at: float | None = None
         is_late = False
         copies_at = time.monotonic() + self._every_s

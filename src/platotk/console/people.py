@@ -87,7 +87,14 @@ def places(out: Any, run: Run, page: Path | None) -> None:
 
 
 def next_step(out: Any, root: Path, words: str, *, lead: str = "Next:") -> None:
-    """What to type next, ready to be copied; names the project unless it is the one found from here."""
+    """What to type next, ready to be copied; names the project unless it is the one found from here.
+
+    Nothing in a job whose folder goes with its node: the log is read where such a path means nothing.
+    """
+    from ..compute.base import CARRIED_VARIABLE
+
+    if CARRIED_VARIABLE in os.environ:
+        return
     say(out, lead)
     here = Path.cwd()
     nearest = next((folder for folder in (here, *here.parents) if (folder / "plato.yaml").is_file()), here)
