@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 DEMO ?= examples/simple-adder
 DEMO_TRAIN ?=
 PYTEST_ARGS ?=
-# Test files at a time: most of a test's time is waiting for Ray or a new process.
+# Test files at a time (a file's tests stay together: they share what its fixtures made); most of a test's time is waiting.
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -58,10 +58,10 @@ demo: install ## check, train, assess and export the Simple Adder on this machin
 	  "  plato train" ""
 
 test: install browser ## run the tests, with coverage
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 test-all: install browser ## the tests and the long ones (kills training at random moments, learns to solve)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 fmt: install ## format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix --exit-zero .

@@ -142,17 +142,15 @@ def main() -> int:
         return 0
     chosen = [name.strip() for name in options.rows.split(",")]
     load = os.getloadavg()[0]
-    runs = [
-        {"row": row, "round": number, **in_turn(row, number, options.seconds)}
-        for number in range(options.rounds)
-        for row in chosen
-    ]
+    runs: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        runs += [{"row": row, "round": number, **in_turn(row, number, options.seconds)} for row in chosen]
+        if not options.json:  # after each round: an hour's work is not lost with its last minute
+            write_section(RESULTS, SECTION, report(runs, chosen, load))
     if options.json:
         print(json.dumps({"machine": machine(), "commit": commit(), "load": load, "runs": runs}))
-        return 0
-    text = report(runs, chosen, load)
-    print(text)
-    write_section(RESULTS, SECTION, text)
+    else:
+        print(report(runs, chosen, load))
     return 0
 
 

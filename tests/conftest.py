@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.uncovered import uncovered
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads beside other work wait for each other
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -16,17 +17,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
-ONE_BY_ONE = ("test_docs.py", "test_readme.py")
-"""Files whose tests share nothing and take long: they may run beside each other, and start first."""
+LONG = ("test_docs.py", "test_readme.py")
+"""They take minutes, so they start first."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, since they share what its fixtures made."""
-    for item in items:
-        name = item.nodeid if item.path.name in ONE_BY_ONE else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(name.replace("@", "-")))
-    items.sort(key=lambda item: item.path.name not in ONE_BY_ONE)
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +32,10 @@ def ray_session() -> Iterator[None]:
 
     was_up = ray.is_initialized()
     if not was_up:
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in os.environ.keys() - uncovered().keys():  # Ray's processes keep the environment of their start
+                patch.delenv(name)
+            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     if not was_up:
         ray.shutdown()

@@ -10,7 +10,7 @@ one fails. Conventions:
 - `<!-- skip: reason -->` on the line before a block leaves it out.
 - Everything else (`text`, `json`, `mermaid`) is shown, not run.
 
-Training is cut to two iterations, and `make` only says what it would do; all else is real.
+Training is cut to two iterations without MLflow, and `make` only says what it would do; all else is real.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.uncovered import uncovered
+
 ROOT = Path(__file__).resolve().parents[1]
 RUNNABLE = ("bash", "shell", "sh", "console", "python", "yaml")
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`\n]*)$")
 SKIP = re.compile(r"<!--\s*skip:\s*(?P<reason>.+?)\s*-->")
 
-# What a reader's shell has, plus the two cuts that keep the tests short.
+# What a reader's shell has, plus the cuts that keep the tests short.
 PRELUDE = """
 set -euo pipefail
 [ -f "$STATE" ] && . "$STATE"
@@ -36,11 +38,11 @@ keep() { export -p | grep -vE " (STATE|SHLVL)="; printf "cd %q\\n" "$PWD"; }
 trap 'code=$?; keep > "$STATE"; exit $code' EXIT
 make() { command make -n -C "$CHECKOUT" "$@"; }
 plato() {
-  if [ "$1" = train ] && [[ "$*" != *stop.iterations* ]]; then
-    command plato "$@" --set stop.iterations=2
-  else
-    command plato "$@"
+  if [ "$1" = train ]; then
+    [[ "$*" == *stop.iterations* ]] || set -- "$@" --set stop.iterations=2
+    [[ "$*" == *tracking.mlflow* ]] || set -- "$@" --set tracking.mlflow=false
   fi
+  command plato "$@"
 }
 """
 
@@ -115,9 +117,8 @@ class Reader:
         self.state = folder / "state.sh"
         self.start = checkout
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        # Without coverage, which costs a third: what the pages type is covered by tests of its own.
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+            **uncovered(),
             "PATH": path,
             "HOME": str(folder / "home"),
             "STATE": str(self.state),

@@ -14,6 +14,8 @@ from tests.docs_blocks import ROOT, RUNNABLE, Block, blocks, follow
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path != DOCS / "index.md")  # index.md is README.md
 ON_AZURE = DOCS / "where/azure-tutorial.md"  # followed by tests/azure/test_tutorial.py
+LONG = ("explain/from-rllib.md", "learn/assess.md", "learn/guards.md", "reference/run-folder.md")
+"""They train for what other pages type too: for `make test-all`."""
 SOURCES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", DOCS / "index.md", *PAGES]
 
 
@@ -26,7 +28,15 @@ def _runnable(page: Path) -> list[Block]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page in PAGES if _runnable(page) and page != ON_AZURE], ids=_name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if str(page.relative_to(DOCS)) in LONG else ())
+        for page in PAGES
+        if _runnable(page) and page != ON_AZURE
+    ],
+    ids=_name,
+)
 def test_every_block_of_the_page_runs(page: Path, tmp_path: Path) -> None:
     assert follow(page, tmp_path) == sum(block.skip is None for block in _runnable(page))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs_blocks import ROOT, blocks, follow
+from tests.uncovered import uncovered
 
 README = ROOT / "README.md"
 
@@ -60,7 +61,7 @@ def test_the_demo_leads_a_new_shell_to_a_project_of_its_own(tmp_path: Path) -> N
     demo = subprocess.run(
         ["make", "demo", f"DEMO={example}", "DEMO_TRAIN=--set stop.iterations=2", "-o.venv/.installed"],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+        env=uncovered(),
         capture_output=True,
         text=True,
         check=False,

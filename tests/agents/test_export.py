@@ -116,6 +116,8 @@ SLOW = (
     "PPO, LSTM",
     "APPO, masked choices",
     "DQN, LSTM",
+    "DQN, a distribution of values",
+    "PPO, LSTM shared with the critic",
 )
 """What others here cover in part, and takes long."""
 

@@ -25,7 +25,6 @@ FEW = [
     ("PPO", "image and numbers, mixed", False),
     ("BC", "Text, Text", False),
     ("APPO", "Dict with the mask, choice", True),
-    ("IMPALA", "image, choices masked in info", True),
 ]
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.one_at_a_time import one_at_a_time
+from tests.uncovered import uncovered
 
 from .history import REGION, WORKSPACE
 from .routing import Answer, Request, Route
@@ -204,7 +205,7 @@ class Tracking:
                 words,
                 cwd=folder,
                 env={
-                    **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "AZURE"))},
+                    **{name: value for name, value in uncovered().items() if not name.startswith(("MLFLOW", "AZURE"))},
                     "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
                     "_MLFLOW_SERVER_ARTIFACT_ROOT": str(folder / "files"),
                     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.uncovered import uncovered
+
 from platotk import Project, Run
 from platotk.compute import following
 from platotk.compute.base import PYTHON, RUN, Backend, Job, JobSpec, JobState, JobStatus
@@ -82,7 +84,7 @@ def ray_cluster() -> Iterator[str]:
     cluster = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
         env={
-            **os.environ,
+            **uncovered(),
             "RAY_AUTH_MODE": "disabled",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # as activate does
         },

@@ -60,6 +60,7 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # in short, with machines that really vanish: tests/azure/test_faults.py
 def test_a_training_outlives_its_machine(adder: Path) -> None:
     with start(adder, "--simulate-eviction", "1", "--json", "--set", "stop.iterations=6") as process:
         out, told = process.communicate(timeout=200)

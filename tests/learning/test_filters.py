@@ -262,7 +262,8 @@ def test_a_learner_sees_what_the_module_saw(ray_session: None) -> None:
     algo.stop()
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("PPO", marks=pytest.mark.slow), "APPO"])
+@pytest.mark.slow  # in short: tests/learning/engine/test_engine_runs.py, a filter that stays shared
+@pytest.mark.parametrize("algorithm", ["PPO", "APPO"])
 def test_two_remote_env_runners_statistics_add_up_exactly(ray_session: None, algorithm: str) -> None:
     algo = config_for(algorithm, num_env_runners=2).build_algo()
     steps = 0

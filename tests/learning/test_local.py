@@ -60,6 +60,7 @@ for name, sim in (("PPO", "CartPole-v1"), ("SAC", "Pendulum-v1"), ("DQN", "CartP
         "evaluated": [line["rllib"]["evaluation"]["env_runners"]["num_episodes"] for line in again.metrics()],
         "started_ray": ray.is_initialized() or any(is_up for is_up, _ in seen),
         "children": [child for _, found in seen for child in found],
+        "has_compiler": "torch._dynamo" in sys.modules,
     }
 print(json.dumps(told))
 '''
@@ -82,6 +83,7 @@ def test_train_evaluate_save_restore_and_assess_start_no_ray(trained: dict[str, 
     assert told["lines"] == [1, 2]
     assert all(episodes >= 1 for episodes in told["evaluated"])
     assert told["started_ray"] is False
+    assert told["has_compiler"] is False
     assert not [child for child in told["children"] if "raylet" in child or "gcs_server" in child or "ray::" in child]
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TRAINING = """
 import json, sys
 import platotk
@@ -37,6 +39,7 @@ def train(how: str, folder: Path) -> list[Any]:
     return answer
 
 
+@pytest.mark.slow  # that it is left out: tests/learning/test_local.py, too
 def test_a_training_leaves_the_compiler_out_and_learns_the_same(tmp_path: Path) -> None:
     without, with_compiler = (train(how, tmp_path / how) for how in ("without", "with"))
     assert without[:3] == [False, True, [2.0, 2.0]]

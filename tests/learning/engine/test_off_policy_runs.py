@@ -26,7 +26,9 @@ from platotk.spaces import adapt
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-WARM_UP = 100
+WARM_UP = 40
+STEPS = 60
+"""Of an iteration: RLlib's own takes a twentieth of a second for each."""
 TINY = {"train_batch_size_per_learner": 32, "num_steps_sampled_before_learning_starts": WARM_UP}
 MODEL = {"model_config": {"fcnet_hiddens": [16, 16], "head_fcnet_hiddens": [16]}}
 
@@ -48,7 +50,7 @@ def algorithm_for(name: str, **fields: Any) -> Any:
             "algorithm": name,
             "training": TINY,
             "rl_module": MODEL,
-            "reporting": {"min_sample_timesteps_per_iteration": 150, "min_time_s_per_iteration": None},
+            "reporting": {"min_sample_timesteps_per_iteration": STEPS, "min_time_s_per_iteration": None},
             **fields,
         }
     )
@@ -71,7 +73,7 @@ def test_steps_are_exact_and_checkpoints_go_both_ways(name: str, tmp_path: Path)
     results = [ours.train()]
     steps = int(results[0]["num_env_steps_sampled_lifetime"])
     assert steps == Counting.num_steps == len(ours.local_replay_buffer)
-    assert steps in range(150, 152)
+    assert steps in range(STEPS, STEPS + 2)
     results.append(ours.train())
     assert results[1]["num_env_steps_sampled_lifetime"] == Counting.num_steps
     mine = results[1]["learners"][DEFAULT_MODULE_ID]
@@ -132,7 +134,7 @@ def test_env_runners_in_other_processes(name: str) -> None:
     for _ in range(2):
         result = algo.train()
     assert result["learners"][DEFAULT_MODULE_ID][NUM_SKIPPED] == 0
-    assert len(algo.local_replay_buffer) == result["num_env_steps_sampled_lifetime"] >= 300
+    assert len(algo.local_replay_buffer) == result["num_env_steps_sampled_lifetime"] >= 2 * STEPS
     weights = learned(algo)
     states = algo.env_runner_group.foreach_env_runner(
         lambda runner: (type(runner).__name__, runner.module.get_state()), local_env_runner=False
