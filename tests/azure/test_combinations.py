@@ -1,14 +1,19 @@
-"""What a workspace may hand out for its datastores, and how its nodes may be told of each other: each works."""
+"""Which SDK asks, what a workspace hands out for its datastores, how its nodes are told of each other: each works.
+
+Three combinations are tried every time: these two, and test_job.py's (the newest SDK, an account key, PyTorch).
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.azure_emulator.emulator import Emulator
 from tests.azure_emulator.fixtures import running
+from tests.compute.beside import python_with, run_tests
 from tests.compute.places import Place
 
 from platotk import Project
@@ -18,6 +23,10 @@ from platotk.compute.base import JobStatus
 
 pytest.importorskip("azure.ai.ml", reason="needs the extra azure")
 
+OLDEST, NEWEST = "1.34.1", "1.35.2"
+"""Of azure-ai-ml: what pyproject.toml allows, and what requirements.lock has."""
+CHOSEN = [(NEWEST, "sas", "mpi"), (OLDEST, "sas", "pytorch")]
+"""Not slow."""
 CODE = """
 import os, pathlib, sys
 import ray
@@ -28,33 +37,40 @@ variable = "OMPI_COMM_WORLD_SIZE" if "OMPI_COMM_WORLD_SIZE" in os.environ else "
 """
 
 
-@pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with running(tmp_path_factory.mktemp("azure")) as emulator:
-        yield emulator
+def combinations() -> list[Any]:
+    every = itertools.product((NEWEST, OLDEST), ("key", "sas"), ("pytorch", "mpi"))
+    return [pytest.param(*one, marks=() if one in CHOSEN else pytest.mark.slow) for one in every]
 
 
-@pytest.mark.parametrize(
-    ("sign", "distribution"),
-    [
-        ("sas", "mpi"),
-        pytest.param("sas", "pytorch", marks=pytest.mark.slow),
-        pytest.param("key", "mpi", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("sdk", "sign", "distribution"), combinations())
 def test_a_job_of_two_nodes(
-    azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str, distribution: str
+    request: pytest.FixtureRequest, tmp_path: Path, sdk: str, sign: Any, distribution: str
 ) -> None:
-    monkeypatch.setattr(azure, "sign", sign)
-    fields = {**azure.options, "sync": 0.5, "grace": 5, "distribution": distribution}
-    (tmp_path / "plato.yaml").write_text(json.dumps({"name": "adder", "sim": "sim:Sim", "backends": {"azure": fields}}))
-    (tmp_path / "sim.py").write_text("")
-    place = Place(lambda: AzureBackend("azure", AzureOptions(**fields)), Project.load(tmp_path), tmp_path / "runs")
+    if version("azure-ai-ml") != sdk:
+        run_tests(python_with("--no-deps", f"azure-ai-ml=={sdk}"), request.node.nodeid, "-m", "slow or not slow")
+        return
+    with running(tmp_path / "azure", sign=sign) as azure:
+        fields = {**azure.options, "sync": 0.5, "grace": 5, "distribution": distribution}
+        root = tmp_path / "project"
+        root.mkdir()
+        (root / "plato.yaml").write_text(json.dumps({"name": "adder", "sim": "sim:Sim", "backends": {"azure": fields}}))
+        (root / "sim.py").write_text("")
+        place = Place(lambda: AzureBackend("azure", AzureOptions(**fields)), Project.load(root), tmp_path / "runs")
 
-    run = place.run()
-    job = place.submit(CODE, run, nodes=2)
-    ended, text = place.end(job)
-    assert ended.status is JobStatus.SUCCEEDED, text
-    place.make().fetch(job, run)
-    variable = "OMPI_COMM_WORLD_SIZE" if distribution == "mpi" else "WORLD_SIZE"
-    assert (run.path / "told.txt").read_text() == f"2 nodes by {variable}"
+        run = place.run()
+        job = place.submit(CODE, run, nodes=2)
+        ended, text = place.end(job)
+        assert ended.status is JobStatus.SUCCEEDED, text
+        place.make().fetch(job, run)
+        variable = "OMPI_COMM_WORLD_SIZE" if distribution == "mpi" else "WORLD_SIZE"
+        assert (run.path / "told.txt").read_text() == f"2 nodes by {variable}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["cli_azure", "client", "endpoints_emulated", "environments", "faults", "job", "resources", "yaml_files"],
+)
+def test_the_oldest_sdk_passes_the_other_tests(name: str) -> None:
+    """All of them that are not slow themselves: resources, environments, endpoints, faults and the Simple Adder."""
+    run_tests(python_with("--no-deps", f"azure-ai-ml=={OLDEST}"), f"tests/azure/test_{name}.py")

@@ -7,6 +7,7 @@ says. A request that is neither there nor in `OTHERS` is a problem, too.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import functools
@@ -31,7 +32,7 @@ PACKAGES = {
     "files": "azureml.mlflow._restclient.run_artifact.models",
 }
 """Where models are; `ml` where none is named. A model in brackets is a page of them."""
-BY_VERSION = "azure.ai.ml._restclient.v{}.models"
+BY_VERSION = ("azure.ai.ml._restclient.v{}.models", "azure.ai.ml._restclient.v{}_tsp.models")
 """Before 1.35 azure-ai-ml has models for each version of the service; they go before those of `ml`."""
 ASSETS = rf"{WORKSPACE}/(?:environments|codes|models)/[^/]+"
 RUN = rf"{REGION}/history/v1\.0{REGION_WORKSPACE}/experiment(?:ids|s)/[^/]+/runs/[^/]+"
@@ -166,11 +167,12 @@ def model(name: str, api: str) -> type:
     """A model by its name, `history:Run`, in the service's version, such as 2024-01-01-preview."""
     package, _, name = name.rpartition(":")
     if not package:
-        try:
-            versioned = importlib.import_module(BY_VERSION.format(api.replace("-", "_")))
-            return typing.cast(type, getattr(versioned, name))
-        except (ModuleNotFoundError, AttributeError):
-            package = "ml"
+        for versioned in BY_VERSION:
+            with contextlib.suppress(ModuleNotFoundError, AttributeError):
+                return typing.cast(
+                    type, getattr(importlib.import_module(versioned.format(api.replace("-", "_"))), name)
+                )
+        package = "ml"
     return typing.cast(type, getattr(importlib.import_module(PACKAGES[package]), name))
 
 
