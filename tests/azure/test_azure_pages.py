@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.azure.wire import as_sent
 from tests.azure_emulator.emulator import SUBSCRIPTION, Emulator
 from tests.azure_emulator.fixtures import running
 from tests.docs_blocks import ROOT, blocks
@@ -82,14 +83,14 @@ def test_the_line_for_the_cluster_makes_the_sdks_cluster() -> None:
     fields: dict[str, Any] = {option[2:].replace("-", "_"): value for option, value in line.items()}
     for number in ("min_instances", "max_instances", "idle_time_before_scale_down"):
         fields[number] = int(fields[number])
-    made = AmlCompute(**fields)._to_rest_object()
+    made = as_sent(AmlCompute(**fields)._to_rest_object())
     (call,) = [
         node
         for node in ast.walk(ast.parse(sdk_block()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "AmlCompute"
     ]
     sdk = AmlCompute(**{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg})
-    assert made == sdk._to_rest_object()
+    assert made == as_sent(sdk._to_rest_object())
 
 
 def test_the_line_for_the_environment_and_the_sdks_environment_are_the_same() -> None:

@@ -68,9 +68,22 @@ def test_a_job_of_two_nodes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["cli_azure", "client", "endpoints_emulated", "environments", "faults", "job", "resources", "yaml_files"],
+    "words",
+    [
+        ("azure/test_faults.py",),
+        ("azure/test_job.py",),
+        ("azure/test_resources.py",),
+        ("azure/test_endpoints_emulated.py", "-m", "slow or not slow"),
+        (
+            "azure/test_azure_pages.py",
+            "azure/test_environments.py",
+            "azure/test_yaml_files.py",
+            "compute/test_azure_ml.py",
+        ),
+    ],
+    ids=lambda words: words[0].rpartition("/")[2],
 )
-def test_the_oldest_sdk_passes_the_other_tests(name: str) -> None:
-    """All of them that are not slow themselves: resources, environments, endpoints, faults and the Simple Adder."""
-    run_tests(python_with("--no-deps", f"azure-ai-ml=={OLDEST}"), f"tests/azure/test_{name}.py")
+def test_the_oldest_sdk_passes_the_other_tests(words: tuple[str, ...]) -> None:
+    """Faults, the Simple Adder, resources, endpoints, environments and files for az."""
+    python = python_with("--no-deps", f"azure-ai-ml=={OLDEST}")
+    run_tests(python, *(f"tests/{word}" if "/" in word else word for word in words))

@@ -81,6 +81,17 @@ def test_models_of_other_services_are_known() -> None:
     assert "selectAll: not known to GetRunDataRequest" in told
 
 
+def test_what_an_older_model_names_by_its_path_is_found_there() -> None:
+    keys = ["name", "properties.location", "properties.about"]
+    body = {"name": "night", "properties": {"location": "here", "about": {"a": 1}, "more": 2}}
+    assert validation._flattened(body, keys) == {
+        "name": "night",
+        "properties.location": "here",
+        "properties.about": {"a": 1},
+        "properties.more": 2,  # which is not known then
+    }
+
+
 def test_what_has_no_model_is_told() -> None:
     (told,) = validation.of_request(request({}, f"{WORKSPACE}/schedules/nightly"))
     assert "no model is known for it" in told

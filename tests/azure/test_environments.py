@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.azure.wire import as_sent
 
 from platotk import Project
 from platotk.azure.conda_files import findings_of_conda, migrate
@@ -226,7 +227,7 @@ def test_the_line_in_the_docs_makes_an_environment() -> None:
     made = Environment(
         name=given["--name"], image=given["--image"], conda_file=str(EXAMPLE / given["--conda-file"]), version="1"
     )
-    sent = made._to_rest_object()["properties"]
+    sent = as_sent(made._to_rest_object())["properties"]
     assert sent["image"] == given["--image"]
     assert "python=3.11" in yaml.safe_load(sent["condaFile"])["dependencies"]
     assert {"--resource-group", "--workspace-name"} <= set(given)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.azure.wire import as_sent
 from typer.testing import CliRunner
 
 from platotk import Project
@@ -60,7 +61,7 @@ def test_the_workspace_loads(folder: Path) -> None:
 def test_the_cluster_loads_and_is_the_one_that_up_makes(folder: Path) -> None:
     from azure.ai.ml import load_compute
 
-    sent = load_compute(folder / "compute.yml")._to_rest_object()["properties"]["properties"]
+    sent = as_sent(load_compute(folder / "compute.yml")._to_rest_object())["properties"]["properties"]
     assert (sent["vmSize"], sent["vmPriority"]) == ("Standard_DS3_v2", "LowPriority")
     assert sent["scaleSettings"] == {"minNodeCount": 0, "maxNodeCount": 3, "nodeIdleTimeBeforeScaleDown": "PT2M"}
 

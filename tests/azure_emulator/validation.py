@@ -240,6 +240,7 @@ def _wrong_model(kind: type, value: Any, at: str, is_sent: bool) -> Iterator[str
         yield f"{at}.{why}"
         return
     keys, is_open = keys_of(kind)
+    value = _flattened(value, keys)
     name = kind.__name__
     for key, one in value.items():
         if key not in keys:
@@ -252,6 +253,17 @@ def _wrong_model(kind: type, value: Any, at: str, is_sent: bool) -> Iterator[str
     for key, about in keys.items():
         if about.is_required and key not in value and not (about.is_read_only if is_sent else about.is_write_only):
             yield f"{at}.{key}: missing, and required by {name}"
+
+
+def _flattened(value: dict[str, Any], keys: typing.Iterable[str]) -> dict[str, Any]:
+    """Models before 1.35 name some of what lies deeper by its path: `properties.description`."""
+    made: dict[str, Any] = {}
+    for key, one in value.items():
+        if isinstance(one, dict) and any(path.startswith(f"{key}.") for path in keys):
+            made |= _flattened({f"{key}.{name}": inner for name, inner in one.items()}, keys)
+        else:
+            made[key] = one
+    return made
 
 
 def _variant(kind: Any, value: dict[str, Any]) -> tuple[type, str]:

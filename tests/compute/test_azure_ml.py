@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.azure.wire import as_sent
 
 from platotk import Project, Run
 from platotk.azure import jobs as azure_jobs
@@ -62,17 +63,17 @@ def test_the_sdk_reads_it_and_puts_it_on_the_wire(tmp_path: Path, distribution: 
     (tmp_path / "job.yml").write_text(json.dumps({**request, "code": "."}))
     job = ml.load_job(tmp_path / "job.yml")
     job.environment, job.code, job.compute = "/e/versions/3", "/c/versions/1", "/cluster"  # as the service names them
-    wire = to_rest_job_object(job).as_dict()["properties"]
-    assert wire["jobType"] == "Command"
-    assert wire["command"] == request["command"]
-    assert wire["outputs"]["run"]["mode"] == "ReadWriteMount"
-    assert wire["outputs"]["run"]["uri"] == request["outputs"]["run"]["path"]
-    assert wire["resources"]["instanceCount"] == 2
-    assert wire["resources"]["shmSize"] == "16g"
-    assert wire["limits"]["timeout"] == "PT12H16M"
+    sent = as_sent(to_rest_job_object(job))["properties"]
+    assert sent["jobType"] == "Command"
+    assert sent["command"] == request["command"]
+    assert sent["outputs"]["run"]["mode"] == "ReadWriteMount"
+    assert sent["outputs"]["run"]["uri"] == request["outputs"]["run"]["path"]
+    assert sent["resources"]["instanceCount"] == 2
+    assert sent["resources"]["shmSize"] == "16g"
+    assert sent["limits"]["timeout"] == "PT12H16M"
     names = {"pytorch": "PyTorch", "mpi": "Mpi", "ray": "Ray"}
-    assert wire["distribution"]["distributionType"] == names[distribution]
-    assert ("RAY_AUTH_TOKEN" in wire["environmentVariables"]) is (distribution != "ray")
+    assert sent["distribution"]["distributionType"] == names[distribution]
+    assert ("RAY_AUTH_TOKEN" in sent["environmentVariables"]) is (distribution != "ray")
 
 
 def test_one_node_needs_no_distribution_and_no_token(tmp_path: Path) -> None:
