@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.uncovered import uncovered
 from typer.testing import CliRunner, Result
 
 from platotk import Project, SimError, __version__
@@ -269,7 +270,12 @@ def test_train_says_where_everything_is_and_what_to_type_next(project: Path) -> 
     assert f"  run    {run.relative_to(project)}" in said
     assert said[-2] == "Next:"
     typed = subprocess.run(
-        [*shlex.split(said[-1]), "--episodes", "1"], cwd=project, capture_output=True, text=True, check=False
+        [*shlex.split(said[-1]), "--episodes", "1"],
+        cwd=project,
+        env=uncovered(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert typed.returncode == 0, typed.stderr
 
@@ -297,6 +303,7 @@ def test_a_stopped_training_exits_with_75_and_a_bare_resume_goes_on(project: Pat
     process = subprocess.Popen(
         [sys.executable, "-m", "platotk", "train", "--set", "stop.iterations=100000"],
         cwd=project,
+        env=uncovered(),
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )

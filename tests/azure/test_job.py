@@ -18,6 +18,7 @@ import pytest
 import yaml
 from tests.azure_emulator.emulator import Emulator
 from tests.azure_emulator.fixtures import running
+from tests.uncovered import uncovered
 
 import platotk
 from platotk import Agent, Run
@@ -56,6 +57,7 @@ def plato(*words: str | Path, project: Path) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-m", "platotk", *map(str, words), "--json"],
         cwd=project,
+        env=uncovered(),
         capture_output=True,
         text=True,
         timeout=280,

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from tests.uncovered import uncovered
 
 from platotk.learning import local
 from platotk.learning.algorithm import default_config
@@ -71,7 +72,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Each algorithm trained, evaluated, saved, restored, assessed, in one Python that never saw a Ray."""
     folder = tmp_path_factory.mktemp("local")
     done = subprocess.run(
-        [sys.executable, "-c", TRAINS_ALL, str(folder)], capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", TRAINS_ALL, str(folder)],
+        env=uncovered(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -40,7 +40,7 @@ MAX_FAILURES_IN_A_ROW = 10
 MAX_BACKOFF_S = 0.5
 
 
-@dataclass
+@dataclass(slots=True)
 class StepResult:
     """What one step (or reset) of a sim gave; after a failure, `observation` is None and `truncated` is True."""
 
@@ -171,8 +171,9 @@ class FailureBudget:
 
     def refund(self) -> None:
         """A good step."""
-        self._in_a_row = 0
-        self._left = min(self._left + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
+        if self._left < FAILURE_BUDGET:
+            self._in_a_row = 0
+            self._left = min(self._left + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
 
     def spend(self, failure: SimFailure, num_failures: int) -> None:
         """A failure, the sim's `num_failures`-th.

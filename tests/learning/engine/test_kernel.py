@@ -22,6 +22,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.sample_batch import SampleBatch
 
 from platotk.learning.engine import compilation
+from platotk.learning.engine.compiled import _native
 from platotk.learning.engine.native import Native, refusal
 from platotk.learning.modules import PPODictCatalog, PPOModule
 
@@ -227,6 +228,21 @@ def test_threads_share_a_minibatch_and_agree_with_one(size: int) -> None:
         ends.append({**state_of(learner), **{name: np.array(value) for name, value in found.items()}})
     for name, value in ends[0].items():
         np.testing.assert_allclose(ends[1][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("hiddens", "rows", "threads"), [(20, 128, 1), (64, 1024, 2), (256, 128, 3)])
+def test_an_update_takes_torchs_threads_where_a_minibatch_has_work_for_them(
+    monkeypatch: pytest.MonkeyPatch, hiddens: int, rows: int, threads: int
+) -> None:
+    model = {"fcnet_hiddens": [hiddens, hiddens]}
+    learner = make_learner(SPACES["discrete"], model=model, training={"minibatch_size": rows})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    native = _native(learner.module[MODULE], learner.config, learner.get_optimizer(MODULE))
+    assert native is not None
+    assert native.num_threads == threads
+    acting = _native(learner.module[MODULE])
+    assert acting is not None
+    assert acting.num_threads == 1
 
 
 @pytest.mark.slow

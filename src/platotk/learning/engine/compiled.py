@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.rllib")
 
+WORK_OF_A_THREAD = 2.5e7
+"""Floating-point operations of a minibatch that one more thread pays for: about a millisecond of one core."""
+
 
 class CompiledActor:
     """The kernel acting for many sims at once; the same calls as `Actor`.
@@ -82,11 +85,23 @@ def _native(*args: Any) -> Native | None:
     from .native import Native, refusal
 
     try:
-        return Native(*args) if refusal(*args) is None else None
+        return Native(*args, num_threads=_num_threads(*args)) if refusal(*args) is None else None
     except Exception as error:
         # No compiler for this machine or Python: slower, but nothing else changes.
         logger.warning(f"the compiled kernel cannot be used, torch is: {type(error).__name__}: {error}")
         return None
+
+
+def _num_threads(module: Any, config: Any = None, *_: Any) -> int:
+    """The threads that torch may use (OMP_NUM_THREADS), as far as a minibatch has work for them."""
+    if config is None:
+        return 1
+    import torch
+
+    rows = config.minibatch_size or config.train_batch_size_per_learner
+    # Forward, and back to inputs and weights: three products of a multiplication and an addition each.
+    work = 6.0 * rows * sum(parameter.numel() for parameter in module.parameters())
+    return max(1, min(torch.get_num_threads(), int(work / WORK_OF_A_THREAD)))
 
 
 @functools.cache

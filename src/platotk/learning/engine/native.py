@@ -79,6 +79,7 @@ class Native:
             the cores are free: threads wait for each other actively, four times per minibatch.
 
     Attributes:
+        num_threads: As given.
         num_updates: Minibatches trained on since this object was made, skipped ones included.
         num_skipped: Of them, those whose gradients were not finite: nothing was changed by them.
 
@@ -94,7 +95,7 @@ class Native:
 
         self._network = read_network(module)
         self._arena = place(self._network, num_threads)
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._config, self._optimizer = config, optimizer
         self._none = np.zeros((0, 0), np.float32)
         self.num_updates = self.num_skipped = 0
@@ -204,7 +205,7 @@ class Native:
         hyper[Hyper.GRAD_CLIP] = config.grad_clip or 0.0
         hyper[Hyper.CLIP_BY] = CLIP_BY[config.grad_clip_by] if config.grad_clip else 0
         hyper[Hyper.LOG_STD_CLIP] = network.log_std_clip
-        stats = np.zeros((self._num_threads, int(Stat.PADDING) + 1))
+        stats = np.zeros((self.num_threads, int(Stat.PADDING) + 1))
         records = _records(network, batch, bool(config.use_kl_loss))
         self.refresh()
         stats[:, Stat.STEPS] = self._read_moments()
@@ -221,12 +222,12 @@ class Native:
         sync = np.zeros(24, np.int64)
         given = (arena.memory, arena.layers, parts, arena.sizes, *rest, sync)
         threads = [
-            threading.Thread(target=self._kernel.update, args=(*given, part, self._num_threads))
-            for part in range(1, self._num_threads)
+            threading.Thread(target=self._kernel.update, args=(*given, part, self.num_threads))
+            for part in range(1, self.num_threads)
         ]
         for thread in threads:
             thread.start()
-        self._kernel.update(*given, 0, self._num_threads)
+        self._kernel.update(*given, 0, self.num_threads)
         for thread in threads:
             thread.join()
 
