@@ -223,11 +223,6 @@ def _env_runners(
     num_cpus: float | None,
     settings: SimSettings,
 ) -> dict[str, Any]:
-    if "gym_env_vectorize_mode" in values:
-        raise ProjectError(
-            f"{project.where('env_runners.gym_env_vectorize_mode')}: platotk makes the vector of sims itself.",
-            hint="Remove the key. For one process per sim say: sim_process: own",
-        )
     if values.get("num_env_runners") == "auto":
         per_runner = float(values.get("num_cpus_per_env_runner", config.num_cpus_per_env_runner)) or 1.0
         learners = float((project.learners or {}).get("num_learners", config.num_learners) or 0)
@@ -326,10 +321,12 @@ def _add_sims(
     name: str,
 ) -> None:
     from ..sims.vector import TrainingSims
+    from ..sims.vectorised import VectorisedSims
     from ..sims.workers import TrainingWorkers
 
+    one_by_one = TrainingWorkers if settings.own_process else TrainingSims
     config.environment(
-        env=TrainingWorkers if settings.own_process else TrainingSims,
+        env=VectorisedSims if _is_vectorised(project, config, spec) else one_by_one,
         env_config={
             "spec": spec,
             "adapter": adapter,
@@ -366,6 +363,27 @@ def _add_sims(
 
         config.env_runners(env_to_module_connector=partial(_make_filter, NumericFilter, adapter.numeric))
         config.callbacks(on_evaluate_start=[*_as_list(config.callbacks_on_evaluate_start), share_filters])
+
+
+def _is_vectorised(project: Project, config: AlgorithmConfig, spec: SimSpec) -> bool:
+    """Whether the sims step in one call: RLlib's `gym_env_vectorize_mode`, in any letters, as RLlib reads it.
+
+    Raises:
+        ProjectError: A mode that there is not, or one of processes, which `sim_process` is for.
+        SimError: The sim has no vectorised form.
+    """
+    from ..sims.vectorised import MODE, Vectorised
+
+    mode: str = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode).lower()
+    if mode not in ("sync", MODE) or (mode == MODE and project.sim_process == "own"):
+        raise ProjectError(
+            f"{project.where('env_runners.gym_env_vectorize_mode')}: gym_env_vectorize_mode is {mode!r}"
+            + (" and sim_process own: sims that step in one call share a process." if mode == MODE else "."),
+            hint=f"It is sync (one by one) or {MODE} (all in one call). For a process per sim say: sim_process: own",
+        )
+    if mode == MODE:
+        Vectorised(spec, 1).registered()
+    return mode == MODE
 
 
 def _make_filter(kind: Callable[..., Any], numeric: Any, *_: Any, **__: Any) -> Any:

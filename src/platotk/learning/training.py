@@ -20,6 +20,7 @@ from ..journal import Journal
 from ..process_lock import this_process
 from ..project import Project
 from ..run import Run, create_run, find_run
+from ..sims import vectorised
 from ..sims.loading import SimSpec, sim_spec
 from ..sims.probe import Probe, probe
 from ..spaces import Adapter, adapt, space_to_json
@@ -195,6 +196,8 @@ def _measure(project: Project, spec: SimSpec) -> Probe:
 
 
 def _needs_own_process(project: Project, measured: Probe, tell: Tell) -> bool:
+    if str((project.env_runners or {}).get("gym_env_vectorize_mode", "")).lower() == vectorised.MODE:
+        return False
     wish = os.environ.get(OWN_PROCESS_VARIABLE) or project.sim_process
     if wish != "auto":
         return wish == "own"

@@ -22,9 +22,8 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 
 from ..errors import SimError
@@ -196,6 +195,13 @@ class FailureBudget:
         return min(0.02 * 2 ** (self._in_a_row - 2), MAX_BACKOFF_S) if self._in_a_row > 1 else 0.0
 
 
+class Recipe(Protocol):
+    """What makes a sim, or many as one: `SimSpec`, `Vectorised`."""
+
+    def make(self) -> Any:
+        """A new one."""
+
+
 class InlineSim:
     """A sim in this process, same calls as `SimProcess`; what it prints is kept out of the way, last lines kept.
 
@@ -203,10 +209,10 @@ class InlineSim:
     be survived in a process of its own.
     """
 
-    def __init__(self, spec: SimSpec, *, timeout_s: float) -> None:
+    def __init__(self, spec: Recipe, *, timeout_s: float) -> None:
         self._spec = spec
         self._timeout_s = timeout_s
-        self._sim: gym.Env[Any, Any] | None = None
+        self._sim: Any = None
         self._request: tuple[str, tuple[Any, ...]] = ("", ())
 
     def send(self, call: str, *args: Any) -> None:
@@ -256,7 +262,7 @@ class InlineSim:
         sim, self._sim = self._sim, None
         if sim is not None and not kill:
             with contextlib.suppress(Exception):
-                sim.close()  # type: ignore[no-untyped-call]
+                sim.close()
 
 
 class SimHangs(BaseException):
