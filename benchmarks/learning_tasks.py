@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from startup import ROOT
 
@@ -141,20 +141,42 @@ def by_config(task: Task, engine: str, seed: int) -> tuple[int, float, float]:
 
 def _until_solved(algo: Any, task: Task) -> tuple[int, float, float]:
     try:
-        steps, reached = 0, float("-inf")
+        steps, first, reached = 0, 0, float("-inf")
         while steps < task.max_steps and not reached >= task.target:
             result = algo.train()["env_runners"]
-            steps = int(result["num_env_steps_sampled_lifetime"])
             if task.is_success:
-                reached = statistics.fmean(bool(episode.is_terminated) for episode in _greedy(algo))
+                # The runner counts what it plays greedily too; every iteration learns from as much as the first did.
+                first = first or int(result["num_env_steps_sampled_lifetime"])
+                steps = first * int(algo.iteration)
+                reached = statistics.fmean(episode.is_terminated for episode in _greedy(algo))
             else:
+                steps = int(result["num_env_steps_sampled_lifetime"])
                 reached = float(result.get("episode_return_mean", float("nan")))
-        return steps, reached, statistics.fmean(episode.get_return() for episode in _greedy(algo))
+        return steps, reached, statistics.fmean(episode.total for episode in _greedy(algo))
     finally:
         algo.stop()
 
 
-def _greedy(algo: Any) -> list[Any]:
+class Played(NamedTuple):
+    """One episode: its sum of rewards, and whether the sim ended it."""
+
+    total: float
+    is_terminated: bool
+
+
+def _greedy(algo: Any) -> list[Played]:
     """Episodes without exploration, by the training runner: the policy sees through the filter it was trained with."""
-    episodes: list[Any] = algo.env_runner.sample(num_episodes=EPISODES, explore=False, force_reset=True)
-    return episodes
+    sampled = algo.env_runner.sample(num_episodes=EPISODES, explore=False, force_reset=True)
+    return [one for part in sampled for one in _played(part)]
+
+
+def _played(sampled: Any) -> list[Played]:
+    """The whole episodes of an RLlib episode, or of a fragment of the engine."""
+    if hasattr(sampled, "get_return"):
+        return [Played(float(sampled.get_return()), bool(sampled.is_terminated))]
+    ends = sampled.ends.nonzero()[0] + 1
+    rewards, terminated = sampled.steps["rewards"], sampled.steps["terminateds"]
+    return [
+        Played(float(rewards[start:end].sum()), bool(terminated[end - 1]))
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]

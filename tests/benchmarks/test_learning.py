@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,3 +54,16 @@ def test_too_few_seeds_and_runs_without_their_pair_are_said(learning: SimpleName
 
 def test_no_whole_pair_is_no_table(learning: SimpleNamespace) -> None:
     assert learning.report("cartpole", runs("platotk", [90_000]), {}).endswith("nothing can be said.")
+
+
+@pytest.mark.parametrize("engine", ["auto", "rllib"])
+def test_only_the_steps_of_training_count(engine: str, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides play greedily between iterations; those steps are not learned from."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    tasks = SimpleNamespace(**runpy.run_path(str(SCRIPT.with_name("learning_tasks.py")), run_name="learning_tasks"))
+    training = {"train_batch_size_per_learner": 400, "minibatch_size": 200, "num_epochs": 1}
+    task = replace(tasks.TASKS["simple-adder"], sim="CartPole-v1", training=training, target=1.1, max_steps=900)
+    steps, reached, greedy = tasks.by_config(task, engine, seed=1)
+    assert 1200 <= steps <= 1250
+    assert 0.9 <= reached <= 1.0  # of falls
+    assert 8.0 <= greedy <= 300.0

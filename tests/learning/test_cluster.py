@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from platotk.learning.cluster import left_behind
+from platotk.learning.cluster import RayStart, left_behind
 
 
 @pytest.fixture
@@ -27,3 +28,26 @@ def test_a_cluster_that_was_killed_is_not_waited_for(noted: Path) -> None:
     assert left_behind() == address
     noted.write_text("nonsense")
     assert left_behind() == "nonsense"
+
+
+def test_ctrl_c_does_not_wait_for_what_was_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start waits for it instead."""
+    go, order = threading.Event(), []
+
+    def slow(start: RayStart) -> None:
+        order.append("imports begin")
+        go.wait(30)
+        order.append("imports end")
+        start._is_imported.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RayStart, "_import", slow)
+        with pytest.raises(KeyboardInterrupt), RayStart(with_processes=False):
+            raise KeyboardInterrupt
+    assert order == ["imports begin"]
+    assert RayStart._closing is not None
+    following = RayStart(with_processes=False)
+    assert not following._is_imported.wait(0.2)
+    go.set()
+    following.wait()
+    assert order == ["imports begin", "imports end"]

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ProjectError, missing_extra
 
@@ -19,11 +19,14 @@ logger = logging.getLogger("platotk")
 
 
 class RayStart:
-    """RLlib and Ray coming up in the background; as Ray was found, it is left.
+    """RLlib and Ray coming up in the background, for a `with` block; as Ray was found, it is left.
 
     Args:
         with_processes: Start Ray's processes at once, beside the imports; otherwise only when `cluster` asks for them.
     """
+
+    _closing: ClassVar[threading.Thread | None] = None
+    """Waits for a start that nobody wanted to the end."""
 
     def __init__(self, *, with_processes: bool) -> None:
         self._error: BaseException | None = None
@@ -33,6 +36,22 @@ class RayStart:
         self._starter: threading.Thread | None = None
         self._with_processes = with_processes
         threading.Thread(target=self._import, name="rllib-imports", daemon=True).start()
+
+    def __enter__(self) -> RayStart:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if (
+            kind is None
+            or not issubclass(kind, KeyboardInterrupt)
+            or (self._starter is not None and self._is_up.is_set())
+        ):
+            self.close()
+            return
+        # Whoever pressed Ctrl-C does not wait ten seconds for imports and processes. A process that ends now takes
+        # Ray's with it.
+        RayStart._closing = threading.Thread(target=self.close, name="ray-close", daemon=True)
+        RayStart._closing.start()
 
     def wait(self) -> None:
         """Return once RLlib is imported.
@@ -77,6 +96,8 @@ class RayStart:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if RayStart._closing is not None:
+            RayStart._closing.join()
         try:
             import ray
 

@@ -66,15 +66,12 @@ def train(
     heartbeat = Heartbeat()
     opened = _open(project, run, resume, runs_dir)
     # Where only the config tells, the processes wait for it: most need none.
-    ray_start = RayStart(with_processes=local.may_be_local(opened[0]) is False)
-    try:
+    with RayStart(with_processes=local.may_be_local(opened[0]) is False) as ray_start:
         setup = _prepare(opened, runs_dir, ray_start, tell)
         heartbeat.say(run=str(setup.run.path))
         with setup.run.lock():
             _record(setup, tell)
             return _Loop(setup, tell).play()
-    finally:
-        ray_start.close()
 
 
 @dataclass
