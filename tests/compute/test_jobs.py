@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,25 @@ def plato(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def interrupted(*words: str, cwd: Path) -> str:
+    """What it says when Ctrl-C, which reaches every process of the terminal, ends the following."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "platotk", *words],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as following:
+        assert following.stderr is not None
+        said = following.stderr.readline()
+        os.killpg(following.pid, signal.SIGINT)
+        said += following.stderr.read()
+        assert following.wait(30) == 130, said
+    return said
+
+
 def test_a_training_is_followed_stopped_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "plato.yaml").write_text(TINY)
     sent = plato("train", "--on", "local", "--detach", "--json", "--set", "stop.iterations=100000", cwd=tmp_path)
@@ -53,6 +73,12 @@ def test_a_training_is_followed_stopped_and_resumed(tmp_path: Path) -> None:
     again = plato("train", "--on", "local", "--run", run.path, cwd=tmp_path)
     assert again.returncode == 1
     assert "has a job that has not ended" in again.stderr
+    told = interrupted("logs", "-f", cwd=tmp_path)
+    assert f"The job goes on. Come back with:\n  plato logs {run.name} -f" in told.replace("python -m platotk", "plato")
+    reached = len(run.metrics())
+    while len(run.metrics()) < reached + 2:
+        assert time.monotonic() < deadline, plato("logs", cwd=tmp_path).stdout
+        time.sleep(0.2)
     assert plato("stop", cwd=tmp_path).returncode == 0
     followed = plato("logs", "-f", "--json", cwd=tmp_path)
     assert followed.returncode == 75, followed.stderr
