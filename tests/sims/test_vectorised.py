@@ -137,3 +137,13 @@ def test_processes_are_sim_process(fields: dict[str, Any]) -> None:
     with pytest.raises(ProjectError, match="gym_env_vectorize_mode is") as raised:
         build_config(project, adapt(OBSERVATIONS, ACTIONS), sim_spec(project))
     assert "sim_process: own" in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("sim", "fault", "said"),
+    [("tests.sims.tanks:Tank-v0", "", "has no vector_entry_point"), (SIM, "spaces", "action_space"), (SIM, "", None)],
+)
+def test_check_finds_it_first(sim: str, fault: str, said: str | None) -> None:
+    findings = platotk.check(project_of(sim, sim_config={"fault": fault} if fault else {}), probe_steps=200)
+    found = [finding for finding in findings if finding.id == "project-setting"]
+    assert [said in finding.message for finding in found] == ([True] if said else [])

@@ -193,7 +193,7 @@ def _measure(project: Project, spec: SimSpec) -> Probe:
 
 
 def _needs_own_process(project: Project, measured: Probe, tell: Tell) -> bool:
-    if str((project.env_runners or {}).get("gym_env_vectorize_mode", "")).lower() == vectorised.MODE:
+    if vectorised.is_asked_for(project):
         return False
     wish = os.environ.get(OWN_PROCESS_VARIABLE) or project.sim_process
     if wish != "auto":

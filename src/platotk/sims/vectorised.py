@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,8 +23,16 @@ from .process import SimFailure
 from .supervised import InlineSim, printed, seed_stream
 from .vector import MASK_KEY, SimVector
 
+if TYPE_CHECKING:
+    from ..project import Project
+
 MODE = "vector_entry_point"
 """Of Gymnasium's `VectorizeMode`, and of RLlib's `gym_env_vectorize_mode`."""
+
+
+def is_asked_for(project: Project) -> bool:
+    """Whether the project's env runners step all their sims in one call."""
+    return str((project.env_runners or {}).get("gym_env_vectorize_mode", "")).lower() == MODE
 
 
 class VectorisedSims(SimVector):

@@ -26,6 +26,7 @@ from ray.rllib.utils.metrics import (
     RLMODULE_INFERENCE_TIMER,
 )
 
+from ..cluster import quiet_rllib
 from ..encoders import VECTOR
 from ..filters import NumericFilter
 from .acting import ActionMapping, Actor
@@ -73,6 +74,7 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
 
     def make_module(self) -> None:
         """RLlib's module, and nothing kept of an earlier one."""
+        quiet_rllib()  # a remote runner's greetings go to the driver's screen
         super().make_module()
         self._kernel = KernelChoice(self.config)
         self._actors: dict[tuple[bool, bool], Actor | CompiledActor] = {}

@@ -154,7 +154,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "project-setting",
         "error",
-        "action_mask, action_scale, guard or units in plato.yaml does not fit the sim's spaces.",
+        "action_mask, action_scale, guard, units or gym_env_vectorize_mode in plato.yaml does not fit the sim.",
         "action_mask: info   # or the key of the observation",
     ),
     (

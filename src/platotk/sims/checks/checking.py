@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...project_guard import places_of
 from ...project_units import places_of as unit_places
 from ..loading import SimSpec, sim_spec
+from ..vectorised import is_asked_for
 from .findings import Finding, finding, ordered
 from .fitting import check_resources
 from .rllib import RLlibCheck
@@ -71,6 +72,7 @@ def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: 
         num_steps=probe_steps or min(5000, max(NUM_STEPS, 2 * (limit or 0))),
         budget_s=time_limit_s * 0.8,
         phases=PHASES,
+        vectorised=project.where("env_runners.gym_env_vectorize_mode") if is_asked_for(project) else None,
         guard=(project.guard.to_data(project.root), places_of(project)),
         units=(project.units.to_data(), unit_places(project)),
     )

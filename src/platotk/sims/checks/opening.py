@@ -20,6 +20,7 @@ from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import adapt, fitting
 from ..importing import HIDING, module_names
 from ..loading import load_attribute
+from ..vectorised import Vectorised
 from .places import Places
 from .trial import Trial, takes_argument
 
@@ -118,10 +119,25 @@ def api(trial: Trial) -> None:
     if all(spaces_there):
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
+        _check_vectorised(trial)
         _check_guard(trial)
         _check_units(trial)
     if missing or not all(spaces_there):
         raise Stop
+
+
+def _check_vectorised(trial: Trial) -> None:
+    """Whether the sim has the vectorised form that the project asks for."""
+    request = trial.request
+    if request.vectorised is None:
+        return
+    try:
+        Vectorised(request.spec, 2, request.max_episode_steps).make().close()
+    except SimError as error:
+        trial.found("project-setting", error.message, where=request.vectorised, cure=error.hint)
+    except Exception as error:
+        message = f"the vectorised {request.spec.label}: the constructor raised {type(error).__name__}: {error}"
+        trial.found("constructor-fails", message, where=trial.places.raised(error.__traceback__))
 
 
 def _check_guard(trial: Trial) -> None:

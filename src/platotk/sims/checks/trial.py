@@ -45,6 +45,7 @@ class Request:
         is_limit_given: Whether the project itself sets max_episode_steps.
         num_steps: Random steps to play.
         budget_s: Seconds all checks may take together; slow sims are tried for fewer steps.
+        vectorised: Where the project asks for sims that step in one call, if it does.
         phases: Names of the phases to run, in order.
         last_step: Play no further than this step, where an earlier worker hung or died; None: no limit.
     """
@@ -59,6 +60,7 @@ class Request:
     budget_s: float
     phases: tuple[str, ...]
     last_step: int | None = None
+    vectorised: str | None = None
     guard: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
     units: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
 
