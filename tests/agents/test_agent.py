@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,77 @@ def test_a_model_with_operators_of_its_own_is_refused(copy):
     (copy / "policy.onnx").write_bytes(model.SerializeToString())
     doctor(copy)
     with pytest.raises(AgentError, match=r"evil\.ops"):
+        Agent.load(copy)
+
+
+def _in_a_branch(model: Any, tensor: Any) -> None:
+    from onnx import TensorProto, helper
+
+    branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [tensor])
+    model.graph.node.append(helper.make_node("If", ["condition"], ["x"], then_branch=branch, else_branch=branch))
+
+
+def _in_an_attribute(model: Any, tensor: Any) -> None:
+    from onnx import helper
+
+    model.graph.node.append(helper.make_node("Constant", [], ["x"], value=tensor))
+
+
+def _in_a_sparse_tensor(model: Any, tensor: Any) -> None:
+    sparse = model.graph.sparse_initializer.add()
+    sparse.values.CopyFrom(tensor)
+
+
+def _in_a_function(model: Any, tensor: Any) -> None:
+    from onnx import helper
+
+    node = helper.make_node("Constant", [], ["x"], value=tensor)
+    model.functions.append(helper.make_function("", "Own", [], ["x"], [node], []))
+
+
+@pytest.mark.parametrize("hide", [_in_a_branch, _in_an_attribute, _in_a_sparse_tensor, _in_a_function])
+def test_external_data_is_found_wherever_it_hides(copy, hide):
+    import onnx
+
+    tensor = onnx.TensorProto(name="x", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    model = onnx.load(copy / "policy.onnx")
+    hide(model, tensor)
+    (copy / "policy.onnx").write_bytes(model.SerializeToString())
+    doctor(copy)
+    with pytest.raises(AgentError, match="in another file"):
+        Agent.load(copy)
+
+
+def test_a_function_of_a_domain_of_its_own_is_refused(copy):
+    """onnxruntime would inline it in place of the operator that it calls itself."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(copy / "policy.onnx")
+    model.functions.append(helper.make_function("evil.functions", "Clip", ["x"], ["x"], [], []))
+    (copy / "policy.onnx").write_bytes(model.SerializeToString())
+    doctor(copy)
+    with pytest.raises(AgentError, match=r"evil\.functions"):
+        Agent.load(copy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000,
+        b'{"kind": ' + b"1" * 5000 + b"}",
+        b'{"kind": "platotk-agent", "schema": NaN}',
+        b"\x80\x04\x95",
+        b"",
+    ],
+    ids=["nested", "a huge number", "NaN", "pickle", "empty"],
+)
+def test_a_manifest_that_is_no_manifest_is_refused(copy, text):
+    (copy / "manifest.json").write_bytes(text)
+    with pytest.raises(AgentError):
         Agent.load(copy)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tests.agents.served import with_manifest, with_units, write_agent
+from typer.testing import CliRunner
 
 from platotk import Agent, Project
 from platotk.agents.openapi import openapi
 from platotk.agents.page import form
 from platotk.agents.units import checked_units, unit_of, units_of
+from platotk.cli import app
 from platotk.errors import AgentError, ProjectError
 from platotk.spaces import adapt
 
@@ -27,6 +29,15 @@ PLANT = adapt(
     spaces.Dict(level=spaces.Box(0, 1, (1,), np.float32)),
     algorithm="PPO",
 )
+TOLD: dict[str, Any] = {
+    "name": "sum",
+    "created": "today",
+    "mapping": [],
+    "metrics": None,
+    "provenance": {"run": "one", "checkpoint": "000001"},
+    "parity": {"is_equal": True, "num_rows": 1000, "num_mismatches": 0, "num_undecided": 0, "max_error": 0.0},
+}
+"""What else the manifest of an exported agent says."""
 BARE = adapt(spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32), algorithm="PPO")
 
 
@@ -105,6 +116,29 @@ def test_an_agent_knows_its_units_and_one_without_has_none(tmp_path: Path) -> No
     shown: dict[str, Any] = {item["label"]: item["unit"] for item in form(agent, name="sum")["inputs"]}
     assert shown["level"] == "m"
     assert [unit for label, unit in shown.items() if label != "level"] == [None] * (len(shown) - 1)
+
+
+def test_plato_show_tells_them_and_nothing_where_there_are_none(tmp_path: Path) -> None:
+    folder = write_agent(tmp_path / "agent", PLANT.observation_space)
+    with_manifest(folder, **TOLD, algorithm="PPO")
+    assert "units" not in show(folder)
+    with_units(folder, observation={"level": "m", "jets[1]": "bar"})
+    assert "units observation: level in m, jets[1] in bar" in " ".join(show(folder).split())
+
+
+def test_plato_show_of_a_doctored_agent(tmp_path: Path) -> None:
+    """Less than every agent says is an error; commands to the terminal are shown, not obeyed."""
+    folder = write_agent(tmp_path / "agent", PLANT.observation_space)
+    assert "incomplete manifest" in show(folder, exit_code=1)
+    assert "Traceback" not in show(folder, exit_code=1)
+    with_manifest(folder, **TOLD, algorithm="\x1b]0;owned\x07PPO")
+    assert "\\x1b]0;owned\\x07PPO" in show(folder)
+
+
+def show(folder: Path, exit_code: int = 0) -> str:
+    said = CliRunner().invoke(app, ["show", str(folder)], prog_name="plato")
+    assert said.exit_code == exit_code, said.stderr
+    return said.stderr
 
 
 def test_a_doctored_unit_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import console
-from ..errors import ProjectError
+from ..errors import AgentError, ProjectError
 from .agents import about_agent, num_bytes
 from .base import AsJson, Command, ProjectPath, app, examples, find_runs_dir, load_run
 
@@ -80,7 +80,10 @@ def _show_agent(folder: Path, as_json: bool) -> None:
     from ..agents.manifest import read_manifest
 
     manifest, files = read_manifest(folder)
-    if as_json:
-        console.json(about_agent(folder, manifest, files))
-    else:
-        console.agent(folder, manifest, num_bytes(files))
+    try:
+        if as_json:
+            console.json(about_agent(folder, manifest, files))
+        else:
+            console.agent(folder, manifest, num_bytes(files))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AgentError(f"{folder} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error

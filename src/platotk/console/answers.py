@@ -191,27 +191,34 @@ def verified(folder: Path, proof: Mapping[str, Any]) -> None:
 
 
 def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
-    """What an agent says of itself."""
+    """What an agent says of itself.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: It says less than every agent does.
+    """
     out = people()
     came, state = manifest["provenance"], manifest["model"]["state"]
-    say(out, str(manifest["name"]), "bold")
-    told = {
-        "algorithm": manifest["algorithm"],
-        "created": manifest["created"],
-        "from run": came["run"],
-        "checkpoint": came["checkpoint"],
-        "commit": (came.get("git") or {}).get("commit"),
-        "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
-        "spaces": manifest["mapping"],
-        "units": _units(manifest.get("units") or {}),
-        "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
-        "guards": ", ".join(manifest.get("guard") or ()),
-        **(manifest["metrics"] or {}),
-        "assessed": _assessed(manifest.get("assessment")),
-        "parity": _parity(manifest["parity"]),
-        "files": "  ".join(f"{name} {_size(entry['bytes'])}" for name, entry in manifest["files"].items()),
-        "size": _size(num_bytes),
-    }
+    name, told = (
+        str(manifest["name"]),
+        {
+            "algorithm": manifest["algorithm"],
+            "created": manifest["created"],
+            "from run": came["run"],
+            "checkpoint": came["checkpoint"],
+            "commit": (came.get("git") or {}).get("commit"),
+            "versions": "  ".join(f"{name} {version}" for name, version in (came.get("versions") or {}).items()),
+            "spaces": manifest["mapping"],
+            "units": _units(manifest.get("units") or {}),
+            "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
+            "guards": ", ".join(manifest.get("guard") or ()),
+            **(manifest["metrics"] or {}),
+            "assessed": _assessed(manifest.get("assessment")),
+            "parity": _parity(manifest["parity"]),
+            "files": "  ".join(f"{name} {_size(entry['bytes'])}" for name, entry in manifest["files"].items()),
+            "size": _size(num_bytes),
+        },
+    )
+    say(out, name, "bold")
     pairs(out, told)
     say(out, f"  agent  {shown(folder)}")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..run import Run
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 PLAIN_WIDTH = 140
 """Columns of a table when stderr is a file or a pipe."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -40,10 +41,10 @@ def say(out: Any, line: str, style: str | None = None) -> None:
 
 
 def styled(line: str, style: str | None = None) -> Text:
-    """A line with a style, never read as markup."""
+    """A line with a style, never read as markup nor, where somebody else wrote it, as commands to the terminal."""
     from rich.text import Text
 
-    return Text(line, style=style or "")
+    return Text(line.translate(_CONTROLS), style=style or "")
 
 
 def is_live(out: Console) -> bool:
