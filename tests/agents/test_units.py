@@ -123,7 +123,7 @@ def test_plato_show_tells_them_and_nothing_where_there_are_none(tmp_path: Path) 
     with_manifest(folder, **TOLD, algorithm="PPO")
     assert "units" not in show(folder)
     with_units(folder, observation={"level": "m", "jets[1]": "bar"})
-    assert "units observation: level in m, jets[1] in bar" in " ".join(show(folder).split())
+    assert "units observation: jets[1] in bar, level in m" in " ".join(show(folder).split())
 
 
 def test_plato_show_of_a_doctored_agent(tmp_path: Path) -> None:
