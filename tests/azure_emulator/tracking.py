@@ -7,22 +7,17 @@ has a run under the job's name; the server numbers its runs itself, so names are
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import json
-import os
 import re
 import secrets
 import socket
 import subprocess
-import sys
-import sysconfig
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.one_at_a_time import one_at_a_time
+from tests.compute.beside import python_with
 from tests.uncovered import uncovered
 
 from .history import REGION, WORKSPACE
@@ -31,10 +26,8 @@ from .routing import Answer, Request, Route
 if TYPE_CHECKING:
     from .emulator import Emulator
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
-ADDED = ("flask", "flask-cors", "graphene", "waitress")
+ADDED = ("flask", "flask-cors", "graphene", "waitress", "sqlalchemy", "alembic")
 """What MLflow's server imports and mlflow-skinny does not bring."""
-OUTSIDE = dict(os.environ)
 UP_WITHIN_S = 60.0
 MAX_PARAMS, MAX_PARAMS_A_CALL, MAX_PARAM_CHARS, MAX_METRIC_NAMES = 200, 100, 500, 50
 MISSING = ("/logged-models", "/traces", "/preview/")
@@ -47,20 +40,6 @@ def routes(emulator: Emulator) -> list[Route]:
     emulator.closers.append(tracking.close)
     pattern = rf"{REGION}/mlflow/v[12]\.0{WORKSPACE}(?P<rest>/api/2\.0/.*)"
     return [Route(method, pattern, tracking.ask) for method in ("GET", "POST", "PATCH", "DELETE")]
-
-
-def mlflow_python() -> Path:
-    """The Python of the server; made once, which takes pip a quarter of a minute."""
-    home = CACHE / f"mlflow-server-{hashlib.sha256(' '.join((*ADDED, sys.version)).encode()).hexdigest()[:16]}"
-    with one_at_a_time(CACHE / "mlflow-server.lock"):
-        if not (home / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-            site = home / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-            (site / "beside.pth").write_text(sysconfig.get_paths()["purelib"])
-            install = [home / "bin/python", "-m", "pip", "install", "--quiet", *ADDED]
-            subprocess.run(install, check=True, timeout=280, env=OUTSIDE)
-            (home / "complete").touch()
-    return home / "bin/python"
 
 
 class Tracking:
@@ -199,7 +178,7 @@ class Tracking:
         folder.mkdir(parents=True, exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self._port = listener.getsockname()[1]
-        words = [mlflow_python(), "-m", "waitress", "--listen", f"127.0.0.1:{self._port}", "mlflow.server:app"]
+        words = [python_with(*ADDED), "-m", "waitress", "--listen", f"127.0.0.1:{self._port}", "mlflow.server:app"]
         with (folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
                 words,
