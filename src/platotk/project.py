@@ -107,7 +107,7 @@ class Project(Section):
     one. An episode begins with its first observation repeated."""
     normalize_observations: Flag = True
     """Subtract the running mean of each numeric observation and divide by its deviation; categories, masks
-    and images are left alone."""
+    and images are left alone. With SAC and DQN: the mean and deviation of what came before learning began."""
     step_timeout_s: Seconds = 60.0
     """How long one step or reset of the sim may take before it counts as hanging and is started again:
     seconds, or 2m."""

@@ -15,7 +15,11 @@ from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilte
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from platotk.errors import CheckpointError
+from platotk.learning.algorithm import build_config
 from platotk.learning.filters import FrozenFilter, NumericFilter, share_filters
+from platotk.project import Project
+from platotk.sims.loading import sim_spec
+from platotk.spaces import adapt
 
 NUMERIC = np.array([True, False, True])
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -149,6 +153,41 @@ def test_nothing_is_learned_while_evaluating_or_when_frozen() -> None:
     filter_._update_stats = False
     seen(filter_, random_rows(50, seed=2), explore=True)
     assert filter_.frozen().count == before.count == 50
+
+
+def test_it_learns_from_as_many_as_it_may_those_of_others_included() -> None:
+    rows = np.random.default_rng(0).normal(5, 2, (90, 3)).astype(np.float32)
+    made = NumericFilter(VECTOR, TWO, numeric=NUMERIC, max_count=50)
+    other = NumericFilter(VECTOR, TWO, numeric=NUMERIC, max_count=50)
+    other.filtered(rows[:30], learn=True)
+    made.merge_states([other.get_state()])
+    made.filtered(rows[30:60], learn=True)
+    known = made.frozen()
+    assert known.count == 60
+    again = made.filtered(rows[60:], learn=True)
+    assert made.frozen().count == 60
+    np.testing.assert_allclose(again, known.apply(rows[60:]), rtol=1e-5)
+    np.testing.assert_array_equal(again, made.filtered(rows[60:], learn=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "max_count"),
+    [
+        ({}, None),
+        ({"algorithm": "APPO"}, None),
+        ({"algorithm": "SAC"}, 1000),
+        ({"algorithm": "DQN", "training": {"num_steps_sampled_before_learning_starts": 5000}}, 5000),
+        ({"algorithm": "DQN", "training": {"num_steps_sampled_before_learning_starts": 10}}, 1000),
+    ],
+)
+def test_with_replay_it_stands_still_once_learning_begins(fields: dict[str, Any], max_count: int | None) -> None:
+    project = Project(sim="Pendulum-v1" if fields.get("algorithm") == "SAC" else "CartPole-v1", **fields)
+    spec = sim_spec(project)
+    sim = spec.make()
+    adapter = adapt(sim.observation_space, sim.action_space, algorithm=project.algorithm)
+    config = build_config(project, adapter, spec)
+    made = config._env_to_module_connector(sim.observation_space, sim.action_space)
+    assert made.get_ctor_args_and_kwargs()[1]["max_count"] == max_count
 
 
 def test_a_filter_that_has_seen_nothing_passes_observations_on() -> None:

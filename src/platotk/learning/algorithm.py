@@ -67,6 +67,7 @@ MODEL_DEFAULTS: dict[str, Any] = {
 }
 OFF_POLICY_MODEL: dict[str, Any] = {"fcnet_hiddens": [256, 256], "fcnet_activation": "relu"}
 NUM_ENVS = 8
+MIN_FILTERED_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,7 +362,8 @@ def _add_sims(
     if is_filtered and config._env_to_module_connector is None:
         from .filters import NumericFilter, share_filters
 
-        config.env_runners(env_to_module_connector=partial(_make_filter, NumericFilter, adapter.numeric))
+        made = partial(_make_filter, NumericFilter, adapter.numeric, _filtered_steps(config, name))
+        config.env_runners(env_to_module_connector=made)
         config.callbacks(on_evaluate_start=[*_as_list(config.callbacks_on_evaluate_start), share_filters])
 
 
@@ -386,8 +388,15 @@ def _is_vectorised(project: Project, config: AlgorithmConfig, spec: SimSpec) -> 
     return mode == MODE
 
 
-def _make_filter(kind: Callable[..., Any], numeric: Any, *_: Any, **__: Any) -> Any:
-    return kind(numeric=numeric)
+def _filtered_steps(config: AlgorithmConfig, name: str) -> int | None:
+    """How many observations the filter learns from: with replay, those that come before learning."""
+    if name not in ("SAC", "DQN"):
+        return None
+    return max(MIN_FILTERED_STEPS, int(getattr(config, "num_steps_sampled_before_learning_starts", 0)))
+
+
+def _make_filter(kind: Callable[..., Any], numeric: Any, max_count: int | None, *_: Any, **__: Any) -> Any:
+    return kind(numeric=numeric, max_count=max_count)
 
 
 def _bound_waiting(config: AlgorithmConfig, settings: SimSettings) -> None:

@@ -12,6 +12,7 @@ takes the newest of each: exact, whatever order states arrive in, however often,
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         numeric: bool (n,), the entries to normalise.
         clip: Bound of the result, either side; None for none.
         update_stats: Whether to learn at all.
+        max_count: How many observations to learn from, those of other env runners included; None for no end. What lies
+            in a replay buffer was filtered when it came in: were the filter to move on, the same state would look
+            different to the network at each age.
         **kwargs: RLlib's, for later versions.
     """
 
@@ -137,6 +141,7 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         numeric: ArrayLike,
         clip: float | None = CLIP,
         update_stats: bool = True,
+        max_count: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(input_observation_space, input_action_space, **kwargs)
@@ -148,6 +153,7 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         self._columns: Any = slice(None) if self._numeric.all() else np.flatnonzero(self._numeric)
         self._clip = clip
         self._update_stats = update_stats
+        self._max_count = math.inf if max_count is None else max_count
         self._start("")
 
     def __call__(
@@ -180,7 +186,7 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
         if not self._numeric.any():
             return rows
         numbers = rows[:, self._columns]
-        if self._update_stats and learn:
+        if self._update_stats and learn and self._total.count < self._max_count:
             self._learn(numbers)
         filtered = (numbers - self._total.mean) * self._scale
         if self._clip is not None:
@@ -266,6 +272,7 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
             "numeric": self._numeric,
             "clip": self._clip,
             "update_stats": self._update_stats,
+            "max_count": None if math.isinf(self._max_count) else self._max_count,
         }
 
     def _learn(self, numbers: NDArray[Any]) -> None:
