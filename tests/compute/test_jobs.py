@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from platotk import Project, ProjectError, Run, SubmitError, submit
 from platotk.cli import app
+from platotk.formats import plato_command
 from platotk.run import runs
 
 TINY = """\
@@ -50,6 +51,8 @@ def interrupted(*words: str, cwd: Path) -> str:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as following:
         assert following.stderr is not None
         said = following.stderr.readline()
@@ -59,7 +62,8 @@ def interrupted(*words: str, cwd: Path) -> str:
     return said
 
 
-def test_a_training_is_followed_stopped_and_resumed(tmp_path: Path) -> None:
+def test_a_training_is_followed_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "plato.yaml").write_text(TINY)
     sent = plato("train", "--on", "local", "--detach", "--json", "--set", "stop.iterations=100000", cwd=tmp_path)
     assert sent.returncode == 0, sent.stderr
@@ -74,7 +78,7 @@ def test_a_training_is_followed_stopped_and_resumed(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "has a job that has not ended" in again.stderr
     told = interrupted("logs", "-f", cwd=tmp_path)
-    assert f"The job goes on. Come back with:\n  plato logs {run.name} -f" in told.replace("python -m platotk", "plato")
+    assert f"The job goes on. Come back with:\n  {plato_command()} logs {run.name} -f" in told
     reached = len(run.metrics())
     while len(run.metrics()) < reached + 2:
         assert time.monotonic() < deadline, plato("logs", cwd=tmp_path).stdout
