@@ -12,7 +12,7 @@ DEMO ?= examples/simple-adder
 DEMO_TRAIN ?=
 PYTEST_ARGS ?=
 # Test files at a time (a file's tests stay together: they share what its fixtures made); most of a test's time is waiting.
-WORKERS ?= 3
+WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -289,6 +289,7 @@ def test_train_json_is_one_object_on_stdout(project: Path) -> None:
     assert "iteration 1 " in done.stderr
 
 
+@pytest.mark.slow
 def test_repeating_the_command_continues_the_same_folder(trained: Path) -> None:
     done = plato("train", "--run", "runs/one", "--seed", "1", "--set", "stop.iterations=3", cwd=trained)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,15 @@ from tests.docs_blocks import ROOT, RUNNABLE, Block, blocks, follow
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path != DOCS / "index.md")  # index.md is README.md
 ON_AZURE = DOCS / "where/azure-tutorial.md"  # followed by tests/azure/test_tutorial.py
-LONG = ("explain/from-rllib.md", "learn/assess.md", "learn/deploy.md", "learn/guards.md", "reference/run-folder.md")
+LONG = (
+    "explain/from-rllib.md",
+    "learn/assess.md",
+    "learn/deploy.md",
+    "learn/export.md",
+    "learn/guards.md",
+    "learn/train.md",
+    "reference/run-folder.md",
+)
 """They train for what other pages type too: for `make test-all`."""
 SOURCES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", DOCS / "index.md", *PAGES]
 

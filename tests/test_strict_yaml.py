@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from platotk.errors import ProjectError
@@ -202,6 +202,7 @@ DATA = st.dictionaries(
 )
 
 
+@settings(max_examples=40)
 @given(DATA)
 def test_what_is_dumped_reads_back_the_same(data: dict[str, Any]) -> None:
     text = dump(data)

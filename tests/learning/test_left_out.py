@@ -274,6 +274,7 @@ def test_random_generators_go_on() -> None:
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
 
 
+@pytest.mark.slow
 def test_remote_learner(ray_session: None, tmp_path: Path) -> None:
     """The learner in a process of its own, as on clusters; resumed there, and in this process."""
     algo = ppo().learners(num_learners=1).build_algo()

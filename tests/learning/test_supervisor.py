@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from platotk.run import Run
 
 SIM = '''
@@ -49,6 +51,7 @@ tracking: {mlflow: false}
 """
 
 
+@pytest.mark.slow
 def test_a_hang_in_c_is_survived(tmp_path: Path) -> None:
     (tmp_path / "sim.py").write_text(SIM)
     (tmp_path / "plato.yaml").write_text(PROJECT)
