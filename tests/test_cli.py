@@ -20,7 +20,7 @@ from platotk import Project, SimError, __version__
 from platotk.cli import app
 
 COMMANDS = [
-    *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
+    *("init", "check", "train", "tune", "assess", "export", "verify", "act", "serve", "deploy"),
     *("runs", "show", "compare", "logs", "stop", "fetch", "node", "azure", "schema"),
 ]
 AZURE = [f"azure {name}" for name in ("up", "status", "down", "doctor", "yaml", "environment")]

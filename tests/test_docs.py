@@ -21,6 +21,7 @@ LONG = (
     "learn/export.md",
     "learn/guards.md",
     "learn/train.md",
+    "learn/tune.md",
     "reference/run-folder.md",
 )
 """They train for what other pages type too: for `make test-all`."""

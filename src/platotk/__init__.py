@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SubmitError,
     )
     from .learning.training import train
+    from .learning.tuning import tune
     from .project import Project
     from .run import Run, runs
     from .sims.checks import Finding, check
@@ -61,6 +62,7 @@ __all__ = [
     "stop",
     "submit",
     "train",
+    "tune",
 ]
 
 _HOME = {
@@ -80,6 +82,7 @@ _HOME = {
     "stop": "compute.jobs",
     "submit": "compute.jobs",
     "train": "learning.training",
+    "tune": "learning.tuning",
 }
 """Which module a name lives in, where it is not `errors`."""
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "init",
     "check",
     "train",
+    "tune",
     "assess",
     "export",
     "verify",

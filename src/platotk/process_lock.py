@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def hold(path: Path, what: str) -> Iterator[None]:
         # By name, not by closing alone: children that were forked meanwhile share the lock.
         fcntl.flock(stream, fcntl.LOCK_UN)
         stream.close()
+
+
+def end_with_parent(number: int) -> None:
+    """Be sent this signal when the thread that started this process ends, killed or not; on Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+
+        PR_SET_PDEATHSIG = 1
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def this_process() -> dict[str, Any]:

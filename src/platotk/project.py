@@ -44,6 +44,7 @@ from .project_fields import (
     whole,
 )
 from .project_guard import Guard
+from .project_tune import Tune
 from .project_units import Units
 
 FILE_NAME = "plato.yaml"
@@ -121,6 +122,8 @@ class Project(Section):
     """What the agent may never do, and what it does when it cannot see. Travels with the agent; training is without."""
     units: Annotated[Units, BeforeValidator(section)] = Units()
     """What the numbers of the spaces are measured in. Travels with the agent, and is shown wherever they are read."""
+    tune: Annotated[Tune, BeforeValidator(section)] = Tune()
+    """What `plato tune` tries; `plato train` does without."""
     stop: Annotated[Stop, BeforeValidator(section)] = Stop(iterations=100)
     """When training ends: at the first rule that is met."""
     checkpoint: Annotated[Checkpoint, BeforeValidator(section)] = Checkpoint()
@@ -257,7 +260,7 @@ class Project(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, resolved: defaults filled in, code as `module:name`."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        for name in ("stop", "checkpoint", "tracking"):
+        for name in ("tune", "stop", "checkpoint", "tracking"):
             values[name] = values[name].model_dump()
         values["stop"] = {name: value for name, value in values["stop"].items() if value is not None}
         values["guard"] = self.guard.to_data(self._root)

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import AgentError
 from ..run import Run
+from ..trials import trained_run
 from .agent import Agent
 from .guarded import guards_of
 from .manifest import write_manifest
@@ -48,7 +49,7 @@ def export(
     """Write the agent of a run's checkpoint.
 
     Args:
-        run: A run with at least one checkpoint.
+        run: A run with at least one checkpoint; of a tuning its best trial.
         checkpoint: "best", "last" or an iteration.
         on_event: Called with `{"event": "export", "step": ...}`.
 
@@ -62,6 +63,7 @@ def export(
     from ..learning.policies import find_checkpoint, load_policy
 
     tell = on_event or (lambda event: None)
+    run = trained_run(run)
     path = find_checkpoint(run, checkpoint)
     policy = load_policy(run, path)
     guards, units = guards_of(run.project, policy.adapter), units_of(run.project, policy.adapter)

@@ -57,8 +57,9 @@ def newest_agent(run: Run) -> Path | None:
 
 
 def agents_of(run: Run) -> list[Path]:
-    """The folders of a run's agents: `agent`, `agent-000050` ..."""
-    return [path for path in sorted(run.path.glob("agent*")) if _is_folder(path)]
+    """The folders of a run's agents: `agent`, `agent-000050` ...; of a tuning those of its trials."""
+    found = [*sorted(run.path.glob("agent*")), *sorted(run.path.glob("trials/*/agent*"))]
+    return [path for path in found if _is_folder(path)]
 
 
 def run_of(agent: Path) -> Run | None:

@@ -24,6 +24,7 @@ from ..project import Project
 from ..run import Run, find_run
 from ..sims.loading import sim_spec
 from ..sims.supervised import SupervisedSim
+from ..trials import trained_run
 from .episodes import Episode, play, starts
 
 NUM_SIMS = 16
@@ -114,7 +115,7 @@ def assess(
         from ..learning.policies import find_checkpoint, load_policy
 
         name = None if what is None else str(what)
-        run = what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir))
+        run = trained_run(what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir)))
         path = find_checkpoint(run, checkpoint)
         policy = guard_policy(load_policy(run, path), project or run.project)
         about = {"run": run.name, "checkpoint": path.name, "seed": seed}

@@ -6,7 +6,7 @@ one of these modules; `base.ORDER` says which `plato --help` lists first.
 
 from __future__ import annotations
 
-from . import agents, azure, deploying, jobs, projects, runs, schema, training  # noqa: F401  (registers the commands)
+from . import agents, azure, deploying, jobs, projects, runs, schema, training, tuning  # noqa: F401  (registers the commands)
 from .base import app
 
 __all__ = ["app", "main"]

@@ -23,7 +23,7 @@ from .base import (
     controllers_root,
     examples,
     find_runs_dir,
-    load_run,
+    load_trained,
     parse_json,
 )
 
@@ -51,7 +51,7 @@ def export(
     from ..agents.archive import write_archive
     from ..agents.manifest import read_manifest
 
-    found = load_run(run, project)
+    found = load_trained(run, project)
     folder = exporting.export(found, checkpoint=checkpoint, on_event=console.exporting)
     archive = write_archive(folder) if as_zip else None
     manifest, files = read_manifest(folder)
@@ -164,7 +164,7 @@ def _policy(
         if checkpoint is not None:
             raise ProjectError(f"--checkpoint names one of a run, and {source} is an agent.", hint="Leave it out.")
         return _agent_policy(Path(source), controllers_root(project) if controllers else False)
-    found = load_run(source, project)
+    found = load_trained(source, project)
     agent = None if checkpoint is not None else newest_agent(found)
     if agent is not None:
         return _agent_policy(agent, controllers_root(project) if controllers else False)

@@ -46,7 +46,7 @@ SO_FAR = "platotk.so_far"
 """In a command's `ctx.meta`: a function that gives what `--json` says of what there is already, should it fail."""
 
 ORDER = (
-    *("init", "check", "train", "assess", "export", "verify", "act", "serve", "deploy"),
+    *("init", "check", "train", "tune", "assess", "export", "verify", "act", "serve", "deploy"),
     *("runs", "show", "compare", "logs", "stop", "fetch", "node", "azure"),
 )
 """The path of a user; `plato --help` lists these first."""
@@ -169,6 +169,13 @@ def load_run(name: str | None, path: Path | None) -> Run:
     from ..run import find_run
 
     return find_run(name, runs_dir=find_runs_dir(path))
+
+
+def load_trained(name: str | None, path: Path | None) -> Run:
+    """The same; of a tuning its best trial."""
+    from ..trials import trained_run
+
+    return trained_run(load_run(name, path))
 
 
 def parse_json(text: str, what: str) -> Any:

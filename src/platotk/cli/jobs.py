@@ -1,4 +1,4 @@
-"""`plato logs`, `stop`, `fetch` and `node`, and what `--on NAME` means for `train` and `assess`."""
+"""`plato logs`, `stop`, `fetch` and `node`, and what `--on NAME` means for `train`, `tune` and `assess`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def node(
 
 
 def submit(
-    what: Literal["train", "assess"],
+    what: Literal["train", "tune", "assess"],
     project: Project | None,
     *,
     on: str,
@@ -141,7 +141,7 @@ def submit(
     """Submit, follow and fetch; leaves with the job's exit code."""
     from ..compute import jobs
 
-    if project is not None and what == "train":
+    if project is not None and what != "assess":
         for line in jobs.advice(project, on=on, nodes=nodes, is_offline=dry_run):
             console.note(line)
     for line in [] if project is None else jobs.cost(project, on=on, nodes=nodes, is_offline=dry_run):

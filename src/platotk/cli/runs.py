@@ -46,14 +46,18 @@ def show(
     found = load_run(run, project)
     from ..compute.glance import job_states
     from ..learning import curves, right_size
+    from ..trials import best_first, is_tuning, summaries
 
     states = job_states([found])
-    page = curves.write_curves([found], found.path / curves.PAGE)
+    page = curves.write_curves(best_first(found) if is_tuning(found) else [found], found.path / curves.PAGE)
     summary = {**curves.summary(found), **right_size.usage_of(found), **states.get(found.path, {})}
+    rows = summaries(found) if is_tuning(found) else []
     if as_json:
-        console.json({**summary, "page": None if page is None else str(page)})
-    else:
-        console.run(found, summary, page)
+        console.json({**summary, "page": None if page is None else str(page), **({"trials": rows} if rows else {})})
+        return
+    console.run(found, summary, page)
+    if rows:
+        console.trials(rows, found.project.tune.metric)
 
 
 @app.command(cls=Command, epilog=examples("plato compare 20261122-2247 20261123-0101"))

@@ -23,6 +23,7 @@ from .base import (
     examples,
     load_project,
     load_run,
+    load_trained,
 )
 
 if TYPE_CHECKING:
@@ -169,14 +170,14 @@ def assess(
             "assess",
             None,
             on=on,
-            run=load_run(what, project),
+            run=load_trained(what, project),
             words=words,
             detach=detach,
             dry_run=dry_run,
             nodes=None,
             as_json=as_json,
         )
-    found = load_run(what, project) if agent is None else run_of(agent)
+    found = load_trained(what, project) if agent is None else run_of(agent)
     changed = found.project.override(overrides) if found is not None and overrides else None
     with console.counting("Playing") as count:
         assessment = assessing.assess(

@@ -90,7 +90,7 @@ class Job:
     Attributes:
         id: What the backend calls it.
         backend: The name in plato.yaml, or "local".
-        what: The command of `plato` that it runs: "train" or "assess".
+        what: The command of `plato` that it runs: "train", "tune" or "assess".
         submitted: When, ISO 8601 in UTC.
         details: What the backend needs to find it again; no secrets.
         fetched: Whether its files are here, whole.

@@ -19,7 +19,7 @@ from . import following
 from .base import PYTHON, RUN, STOPPED_EXIT_CODE, Backend, Job, JobSpec, JobState, JobStatus
 from .registry import get_backend
 
-What = Literal["train", "assess"]
+What = Literal["train", "tune", "assess"]
 NEW_RUN = "<new run>"
 """What a dry run calls the run that a submission would make."""
 
@@ -38,7 +38,7 @@ def submit(
     """Submit a command of `plato` as a job of a run.
 
     Args:
-        what: `train` makes the run, or continues one; `assess` takes one that is there.
+        what: `train` and `tune` make the run, or continue one; `assess` takes one that is there.
         project: What to train; may be left out with a run, which then keeps its own.
         on: The backend: a name under `backends:`, or "local" for a detached process on this machine.
         run: A run to continue or assess, or the folder of a new one.
@@ -64,7 +64,8 @@ def submit(
     spec = _spec(what, project, Path(NEW_RUN) if found is None else found.path, arguments, backend, nodes, timeout_s)
     backend.request(spec)  # what cannot be asked for is refused before there is a folder for it
     if found is None:
-        found = create_run(project, runs_dir=runs_dir, run=None if run is None else Path(str(run)).absolute())
+        where = None if run is None else Path(str(run)).absolute()
+        found = create_run(project, runs_dir=runs_dir, run=where, algorithm="tune" if what == "tune" else None)
         spec = replace(spec, name=found.name, run=found.path)
     found.update(backend=on)
     try:
@@ -241,7 +242,7 @@ def _spec(
     timeout_s: float | None,
 ) -> JobSpec:
     options = getattr(backend, "options", None)
-    words = ("train", "--resume", RUN) if what == "train" else ("assess", RUN)
+    words = ("assess", RUN) if what == "assess" else (what, "--resume", RUN)
     return JobSpec(
         name=run.name,
         run=run,
@@ -310,7 +311,7 @@ def _close(run: Run, ended: JobState) -> None:
         info = run.info
     except PlatoError:
         return
-    if info["jobs"][-1].get("what") != "train" or info.get("status") not in ("created", "running"):
+    if info["jobs"][-1].get("what") == "assess" or info.get("status") not in ("created", "running"):
         return
     if ended.status is JobStatus.FAILED:
         run.update(status="failed", error=info.get("error") or f"job {info['jobs'][-1]['id']}: {ended.message}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BackendError, missing_extra
 from ..run import Run
+from ..trials import FOLDER
 from .base import UnreachableError
 
 MANIFEST = "MANIFEST.json"
@@ -69,7 +71,7 @@ class Storage:
             except FileNotFoundError:
                 continue  # a checkpoint that was just deleted
             try:
-                if not name.startswith(ONCE):
+                if not _of_a_run(name).startswith(ONCE):
                     self._write(f"{SPARE}/{name}", data)
                 self._write(name, data)
             except OSError as error:
@@ -93,10 +95,11 @@ class Storage:
             parts = PurePosixPath(name).parts
             if parts[0] == SPARE or ".." in parts:
                 continue
-            if parts[0] == "checkpoints" and len(parts) > 2 and "/".join(parts[:2]) not in whole:
+            within = PurePosixPath(_of_a_run(name)).parts
+            if within[0] == "checkpoints" and len(within) > 2 and "/".join(parts[: 2 - len(within)]) not in whole:
                 continue
             target = folder / name
-            is_once = name.startswith(ONCE)
+            is_once = _of_a_run(name).startswith(ONCE)
             if is_once and target.is_file() and target.stat().st_size == size:
                 continue
             try:
@@ -157,7 +160,7 @@ class Storage:
 
     def _forget(self, folder: Path, sent: dict[str, tuple[int, int]]) -> None:
         """A checkpoint that was deleted here goes there too: its manifest first."""
-        gone = [name for name in sent if name.startswith("checkpoints/") and not (folder / name).exists()]
+        gone = [name for name in sent if _of_a_run(name).startswith("checkpoints/") and not (folder / name).exists()]
         for name in sorted(gone, key=lambda name: not name.endswith(MANIFEST)):
             try:
                 self._files.rm_file(f"{self._root}/{name}")
@@ -178,10 +181,17 @@ def _in_order(folder: Path) -> Iterator[Path]:
             names = [name for name in names if name not in NOT_SENT]
         folders[:] = [name for name in folders if _is_sent(name)]
         files += [path for name in names if _is_sent(name) and (path := Path(place, name)).is_file()]
-    order = {"checkpoints": 0}
-    yield from sorted(
-        files, key=lambda path: (order.get(path.relative_to(folder).parts[0], 1), path.name == MANIFEST, path.name)
-    )
+
+    def turn(path: Path) -> tuple[bool, bool, str]:
+        within = _of_a_run(path.relative_to(folder).as_posix())
+        return not within.startswith("checkpoints/"), path.name == MANIFEST, path.name
+
+    yield from sorted(files, key=turn)
+
+
+def _of_a_run(name: str) -> str:
+    """What a file is called in its run, which may be a trial of a tuning: `trials/0001/run.json` is `run.json`."""
+    return re.sub(rf"^{FOLDER}/\d+/", "", name)
 
 
 def _is_sent(name: str) -> bool:

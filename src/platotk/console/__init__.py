@@ -26,10 +26,12 @@ from .endpoints import DeployProgress, endpoint, endpoint_cost, endpoint_plan
 from .evictions import evicted
 from .jobs import detached, job_ended, job_state, output, output_to_people, studio, submitted
 from .training import TrainingView
+from .tuning import TuningView, trials
 
 __all__ = [
     "DeployProgress",
     "TrainingView",
+    "TuningView",
     "acting",
     "agent",
     "assessed",
@@ -65,6 +67,7 @@ __all__ = [
     "submitted",
     "text",
     "traceback",
+    "trials",
     "verified",
     "waiting",
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..formats import ago, figure, label, number, plato_command, shown, typable
 from .basics import note
 from .jobs import studio
-from .people import STYLES, next_step, pairs, people, places, say, styled, table
+from .people import STYLES, next_step, pairs, people, places, say, styled, table, whereabouts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +120,8 @@ def assessed(assessment: Assessment, run: Run | None) -> None:
     if assessment.path is not None:
         say(out, f"  kept in  {shown(assessment.path)}")
     if run is not None:
-        next_step(out, run.path.parent.parent, f"export {shlex.quote(run.name)}")
+        root, named = whereabouts(run)
+        next_step(out, root, f"export {shlex.quote(named)}")
 
 
 def _guards(report: Mapping[str, Any] | None) -> list[str]:
@@ -157,7 +158,7 @@ def exported(
     if archive is not None:
         say(out, f"  zip     {shown(archive)}  ({_size(archive.stat().st_size)})")
     say(out, f"  parity  {_parity(manifest['parity'])}")
-    root = run.path.parent.parent
+    root, _ = whereabouts(run)
     next_step(out, root, "verify" if example is None else f"act {shlex.quote(example)}")
 
 

@@ -59,8 +59,9 @@ def job_ended(run: Run, state: Any) -> None:
     if run.best is not None:
         say(out, f"  best   {shown(run.best)}")
     if str(state.status) == "STOPPED":
-        next_step(out, run.project.root, f"train --resume {shlex.quote(run.name)} --on {run.info['backend']}")
-    elif str(state.status) == "SUCCEEDED" and run.info["jobs"][-1].get("what") == "train":
+        what = run.info["jobs"][-1].get("what") or "train"
+        next_step(out, run.project.root, f"{what} --resume {shlex.quote(run.name)} --on {run.info['backend']}")
+    elif str(state.status) == "SUCCEEDED" and run.info["jobs"][-1].get("what") != "assess":
         next_step(out, run.project.root, f"assess {shlex.quote(run.name)}")
 
 

@@ -87,6 +87,14 @@ def places(out: Any, run: Run, page: Path | None) -> None:
         say(out, f"  best   {shown(run.best)}")
 
 
+def whereabouts(run: Run) -> tuple[Path, str]:
+    """The project's folder, and what to call the run there: a trial of a tuning by its path."""
+    from ..trials import tuning_of  # here: it would slow down --help
+
+    tuning = tuning_of(run)
+    return (run.path.parent.parent, run.name) if tuning is None else (tuning.parent.parent, shown(run.path))
+
+
 def next_step(out: Any, root: Path, words: str, *, lead: str = "Next:") -> None:
     """What to type next, ready to be copied; names the project unless it is the one found from here.
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..project import Project
 from ..run import Run
+from ..trials import tuning_of
 from .metrics import chosen_metrics
 from .mlflow_limits import TAG_CHARS, Limits, MetricNames, limits_of, params_of
 
@@ -278,7 +279,7 @@ def store_uri(project: Project, run: Run) -> tuple[str, bool]:
     from_environment = os.environ.get("MLFLOW_TRACKING_URI")
     if from_environment:
         return from_environment, True
-    folder = run.path.parent
+    folder = (tuning_of(run) or run.path).parent
     return ((folder.parent if folder.name == "runs" else folder) / "mlruns").as_uri(), False
 
 

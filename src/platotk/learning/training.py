@@ -64,7 +64,7 @@ def train(
     """
     tell = on_event or (lambda event: None)
     heartbeat = Heartbeat()
-    opened = _open(project, run, resume, runs_dir)
+    opened = open_run(project, run, resume, runs_dir)
     # Where only the config tells, the processes wait for it: most need none.
     with RayStart(with_processes=local.may_be_local(opened[0]) is False) as ray_start:
         setup = _prepare(opened, runs_dir, ray_start, tell)
@@ -88,7 +88,7 @@ class _Setup:
     own_process: bool
 
 
-def _open(
+def open_run(
     project: Project | None,
     run: Run | Path | str | None,
     resume: Run | Path | str | None,

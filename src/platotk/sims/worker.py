@@ -24,6 +24,7 @@ import cloudpickle  # noqa: F401 - here, so that it is imported once, before for
 import numpy as np
 
 from ..errors import SimError
+from ..process_lock import end_with_parent
 from ..spaces import Adapter
 from ..spaces.frames import Frames
 from .loading import SimSpec
@@ -322,12 +323,7 @@ def _kill_group(pid: int) -> None:
 
 def _die_with_parent(parent: int) -> None:
     """Linux: be killed when the parent is, even when hanging in native code; elsewhere the parent's own way must do."""
-    if sys.platform == "linux":
-        import ctypes
-
-        PR_SET_PDEATHSIG = 1
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -7,7 +7,6 @@ used: it ends every Ray on the machine.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from ...process_lock import end_with_parent
 from .machine import fit_object_store
 
 RAY_IS_UP = "Ray runtime started"
@@ -28,7 +28,6 @@ RAY_GRACE_S = 3.0
 TAIL_BYTES = 2000
 KEPT_BYTES = 1 << 20
 """Of each of Ray's own logs, its end."""
-_PR_SET_PDEATHSIG = 1
 HEALTH = {
     # A node that is gone is missed within about 8 s; Ray's own defaults allow for minutes.
     "RAY_health_check_initial_delay_ms": "5000",
@@ -94,7 +93,7 @@ class Child:
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=lambda: end_with_parent(signal.SIGTERM),
         )
 
     def poll(self) -> int | None:
@@ -207,9 +206,3 @@ def _end_all_of(temp: Path) -> None:
         if not found:
             return
         time.sleep(0.05)
-
-
-def _die_with_parent() -> None:
-    """Linux only; elsewhere a killed launcher leaves its children to themselves."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
