@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from platotk import PlatoError
-from platotk.journal import Journal, add_line, last, read
+from platotk.journal import Follower, Journal, add_line, last, read
 
 
 def line(iteration: int, **more: Any) -> dict[str, Any]:
@@ -237,3 +237,22 @@ def test_killed_at_random_moments_steps_still_rise_without_a_gap(path: Path) -> 
     discarded = [(found["iteration"], found["attempt"]) for found in read(path.with_name("metrics.discarded.jsonl"))]
     assert discarded
     assert len(discarded) == len(set(discarded))
+
+
+def test_a_follower_gives_each_line_once_and_starts_anew_when_lines_were_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    follower, journal = Follower(path), Journal(path)
+    assert follower.new_lines() == []
+    for iteration in (1, 2, 3):
+        journal.append({"iteration": iteration, "env_steps": iteration})
+    assert [line["iteration"] for line in follower.new_lines()] == [1, 2, 3]
+    assert follower.new_lines() == []
+    with path.open("a") as stream:
+        stream.write('{"iteration": 4, ')
+    assert follower.new_lines() == []  # torn: its end is not there yet
+    with path.open("a") as stream:
+        stream.write('"env_steps": 4}\n')
+    assert [line["iteration"] for line in follower.new_lines()] == [4]
+    Journal(path).discard_after(1)
+    Journal(path).append({"iteration": 2, "env_steps": 2, "filler": "x" * 200})  # longer than before
+    assert [line["iteration"] for line in follower.new_lines()] == [1, 2]

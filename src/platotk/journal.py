@@ -80,6 +80,32 @@ class Journal:
         self._is_mended = True
 
 
+class Follower:
+    """Reads a journal as it grows, each byte once.
+
+    Args:
+        path: The file; may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at, self._file = path, 0, 0
+
+    def new_lines(self) -> list[dict[str, Any]]:
+        """The whole lines since the last call; after a resume that took lines away, those that are left once more."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as stream:
+            found = os.fstat(stream.fileno())
+            if found.st_ino != self._file or found.st_size < self._at:  # a resume replaces the file
+                self._at, self._file = 0, found.st_ino
+            stream.seek(self._at)
+            data = stream.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        texts = whole.decode("utf-8", errors="replace").split("\n")
+        return [line for text in texts if (line := _parse(text)) is not None]
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal, oldest first; none when there is no file yet."""
     return [line for text in _texts(path) if (line := _parse(text)) is not None]

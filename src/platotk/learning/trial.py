@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from ..journal import Follower
 from ..process_lock import end_with_parent
 from ..run import Run
 from .supervisor import STOPPED, python_command
@@ -28,7 +29,7 @@ class Trial:
         self.trial_id = run.name  # what Ray Tune's schedulers ask of a trial
         self.is_pruned = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._seen = 0
+        self._journal, self._seen = Follower(run.metrics_path), 0
 
     @property
     def has_ended(self) -> bool:
@@ -74,7 +75,7 @@ class Trial:
 
     def new_lines(self) -> list[dict[str, Any]]:
         """Lines of its journal that were not given yet; an attempt that repeats iterations repeats no lines."""
-        lines = [line for line in self.run.metrics() if line["iteration"] > self._seen]
+        lines = [line for line in self._journal.new_lines() if line["iteration"] > self._seen]
         if lines:
             self._seen = lines[-1]["iteration"]
         return lines
