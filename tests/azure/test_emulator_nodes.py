@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -78,6 +80,23 @@ def test_every_node_has_its_place_and_its_disk_and_one_mount_in_common(azure: Em
     }
 
 
+def test_without_root_nodes_are_processes_that_meet_wherever_nobody_else_does(
+    azure: Emulator, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure, "nodes", "processes")
+    count = "import ray; ray.init(logging_level='ERROR'); print(sum(one['Alive'] for one in ray.nodes()), 'nodes')"
+    with contextlib.ExitStack() as others:
+        for port in (6379, 6380):  # as another job's nodes would, were they the same for all
+            with contextlib.suppress(OSError):
+                others.enter_context(socket.create_server(("", port)))
+        run = start(
+            f'exec python -m platotk node --num-cpus 1 -- python -c "{count}"',
+            environmentVariables={"RAY_AUTH_TOKEN": "0123456789abcdef" * 2},
+        )
+        assert run.wait(90) == "Completed", run.log(0) + run.log(1)
+    assert run.log(0).splitlines()[-1] == "2 nodes"
+
+
 def test_what_others_write_to_the_datastore_shows_up_on_the_mount(azure: Emulator, start: Start) -> None:
     wait = "until [ -e ${{outputs.run}}/stop ]; do sleep 0.1; done; rm ${{outputs.run}}/stop"
     run = start(wait, resources={"instanceCount": 1}, distribution=None)
@@ -146,7 +165,7 @@ def test_a_node_may_come_late(azure: Emulator, start: Start) -> None:
 
 
 def test_a_mount_may_take_whole_files_only(azure: Emulator, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azure, "refuses_rename", True, raising=False)
+    monkeypatch.setattr(azure, "refuses_rename", True)
     run = start(
         "cd ${{outputs.run}}; python -c \"open('a', 'w').write('whole')\"; "
         "python -c \"open('a', 'a').write('more')\"; python -c \"import os; os.replace('a', 'b')\"; "

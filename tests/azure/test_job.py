@@ -31,6 +31,10 @@ CHANGES = [word for change in SHORT for word in ("--set", change)]
 @pytest.fixture(scope="module")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     with running(tmp_path_factory.mktemp("azure")) as emulator:
+        # As mounted blob storage may: whole files, and neither rename nor append.
+        emulator.refuses_rename = True
+        # The unmodified azureml-mlflow logs each job to a real server.
+        emulator.tracks = True
         yield emulator
 
 
@@ -75,7 +79,7 @@ def files(run: Run) -> set[str]:
     return {name for name in names if not name.startswith((".", "jobs/"))}
 
 
-def test_the_simple_adder_trains_on_azure_as_it_does_here(project: Path, local: Run) -> None:
+def test_the_simple_adder_trains_on_azure_as_it_does_here(azure: Emulator, project: Path, local: Run) -> None:
     there = plato("train", "--on", "azure", *CHANGES, project=project)
 
     on_azure = Run(str(there["path"]))
@@ -86,6 +90,10 @@ def test_the_simple_adder_trains_on_azure_as_it_does_here(project: Path, local: 
     assert [set(line) for line in on_azure.metrics()] == [set(line) for line in local.metrics()]
     assert on_azure.metrics()[-1]["cluster"]["nodes"] == 2
     assert on_azure.project.root == local.project.root
+
+    logged, last = azure.tracked(on_azure.info["jobs"][0]["id"]), on_azure.metrics()[-1]
+    assert logged["return_mean"] == pytest.approx([line["return_mean"] for line in on_azure.metrics()])
+    assert logged["cluster/nodes"][-1] == last["cluster"]["nodes"] == 2
 
     agents = [Agent.load(platotk.export(run)) for run in (on_azure, local)]
     assert agents[0].observation_space == agents[1].observation_space

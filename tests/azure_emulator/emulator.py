@@ -49,6 +49,10 @@ class Emulator:
         sign: What the workspace hands out for its datastores: "key" of the account or "sas".
         blobs: The storage account.
         runs: The nodes of each job.
+        refuses_rename: Whether the mounts of jobs take whole files only: neither rename nor append.
+        tracks: Whether jobs are told of the workspace's MLflow.
+        tracked: Of MLflow: the values of each metric that a job has logged, by name.
+        nodes: What the nodes of jobs are: "processes" or "namespaces"; None: namespaces for several, where we may.
         closers: Called at the end, the last first.
     """
 
@@ -62,6 +66,8 @@ class Emulator:
         self.invalid: list[str] = []
         self.actions: tuple[str, ...] = ("*",)
         self.quota = 100
+        self.refuses_rename = self.tracks = False
+        self.nodes: Literal["processes", "namespaces"] | None = None
         self.authority = Authority(folder / "tls")
         self.group_path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
         self.blobs = Blobs(folder / "blobs")

@@ -1,16 +1,19 @@
 """The machines of a cluster: `NodeRun` really runs a job's command on as many nodes as it asks for.
 
 A node is a set of processes with a disk of its own (home, temporary folder, the job's code); where we are root, a job
-of several nodes has a network namespace with an address for each. No image is built: every node runs the Python of
-these tests. What the service gives a node is given: the variables of PyTorch or MPI, mounts, logs in the workspace, a
-time limit. Nodes that are taken away lose their disks, while the job queues again under its name.
+of several nodes has a network namespace with an address for each, elsewhere its nodes meet at ports of its own. No
+image is built: every node runs the Python of these tests. What the service gives a node is given: the variables of
+PyTorch or MPI, mounts, logs in the workspace, a time limit. Nodes that are taken away lose their disks, while the job
+queues again under its name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -51,8 +54,7 @@ class NodeRun:
 
     Args:
         job: In wire format; its `status` is kept up to date.
-        emulator: Where code, datastores and clusters are. Read besides: `faults.late`; `refuses_rename`; `tracks`,
-            whether jobs are told of MLflow; `nodes`, "processes" or "namespaces".
+        emulator: Where code, datastores and clusters are, and how nodes are.
 
     Attributes:
         name: Of the job.
@@ -139,10 +141,12 @@ class NodeRun:
             folders += [self._upload(name, node.code / name) for node in self.nodes for name in ("outputs", "logs")]
             proxy = self._emulator.environ["HTTPS_PROXY"]
             proxies = [stack.enter_context(Relay(one.name, proxy)).url if one else proxy for one in networks]
+            # Nodes without a network of their own share this machine's ports, with other jobs too.
+            more = {} if None not in networks else {"PLATOTK_PORT": str(_free_ports())}
             self._count_nodes("running", self._count)
             self._set("Running")
             try:
-                ended = self._watch(folders, mounts, proxies)
+                ended = self._watch(folders, mounts, proxies, more)
             finally:
                 for node in self.nodes:
                     node.kill()
@@ -151,7 +155,7 @@ class NodeRun:
                 folder.sync()
             return ended
 
-    def _watch(self, folders: list[Mount], mounts: dict[str, Mount], proxies: list[str]) -> str:
+    def _watch(self, folders: list[Mount], mounts: dict[str, Mount], proxies: list[str], more: dict[str, str]) -> str:
         """Start every node when it is ready, carry files, and see how it ends."""
         began = synced = time.monotonic()
         late = self._emulator.faults.late
@@ -162,10 +166,10 @@ class NodeRun:
             now = time.monotonic()
             for node, proxy in zip(self.nodes, proxies, strict=True):
                 if node.process is None and now - began >= late.get(node.rank, 0.0):
-                    environ = variables(self._job, node.rank, hosts, proxy, self._emulator.environ)
-                    if getattr(self._emulator, "tracks", False):
+                    environ = more | variables(self._job, node.rank, hosts, proxy, self._emulator.environ)
+                    if self._emulator.tracks:
                         environ |= self._emulator.tracking_environ(self.name)
-                    if getattr(self._emulator, "refuses_rename", False):
+                    if self._emulator.refuses_rename:
                         environ |= node.refuse_rename(list(places.values()))
                     node.start(self._command(places), environ, self._log(node.rank))
             if self._asked == "evict":
@@ -217,7 +221,7 @@ class NodeRun:
     # --- what nodes are given
 
     def _networks(self, stack: contextlib.ExitStack, disks: Path) -> list[Machine] | list[None]:
-        asked = getattr(self._emulator, "nodes", None)
+        asked = self._emulator.nodes
         if asked == "namespaces" or (asked is None and self._count > 1 and can_make_machines()):
             return stack.enter_context(machines(self._count, disks / "machines"))
         return [None] * self._count
@@ -284,6 +288,14 @@ class NodeRun:
             inner.setdefault("nodeStateCounts", {})[f"{kind}NodeCount"] = number
             if kind == "running":
                 inner["currentNodeCount"] = number
+
+
+def _free_ports() -> int:
+    """The first of two ports, one after the other, at which nobody listens."""
+    while True:
+        port = random.randrange(20000, 32000, 2)  # below those that the system gives out
+        with contextlib.suppress(OSError), socket.create_server(("", port)), socket.create_server(("", port + 1)):
+            return port
 
 
 def _seconds(duration: str | None) -> float | None:

@@ -59,7 +59,7 @@ class Tracking:
         self._numbers: dict[str, str] = {}
         self._params: dict[str, set[str]] = {}
         self._metrics: dict[str, set[str]] = {}
-        emulator.tracking_environ = self.environ
+        emulator.tracking_environ, emulator.tracked = self.environ, self.tracked
 
     def environ(self, job: str) -> dict[str, str]:
         """What a node is told of its run."""
@@ -72,6 +72,17 @@ class Tracking:
             "MLFLOW_EXPERIMENT_NAME": str(about["properties"].get("experimentName") or "Default"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
+
+    def tracked(self, job: str) -> dict[str, list[float]]:
+        """The values of each metric that a job has logged, as the server itself tells them."""
+        number = self._numbers[job]
+        found = json.loads(self._send("GET", f"/api/2.0/mlflow/runs/get?{_query({'run_id': number})}", b"")[1])
+        values = {}
+        for name in (metric["key"] for metric in found["run"]["data"]["metrics"]):
+            asked = _query({"run_id": number, "metric_key": name})
+            history = json.loads(self._send("GET", f"/api/2.0/mlflow/metrics/get-history?{asked}", b"")[1])["metrics"]
+            values[name] = [float(one["value"]) for one in sorted(history, key=lambda one: int(one.get("step", 0)))]
+        return values
 
     def close(self) -> None:
         """End the server."""

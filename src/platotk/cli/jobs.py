@@ -88,7 +88,9 @@ def node(
     rank: Annotated[int | None, typer.Option(metavar="N", min=0, help="Which machine this is. Default: read.")] = None,
     nodes: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many there are. Default: read.")] = None,
     head: Annotated[str | None, typer.Option(metavar="HOST", help="The first machine. Default: read.")] = None,
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65534, help="Of Ray; the next is used too.")] = 6379,
+    port: Annotated[
+        int, typer.Option(metavar="N", envvar="PLATOTK_PORT", min=1, max=65534, help="Of Ray; the next is used too.")
+    ] = 6379,
     start_s: Annotated[
         float, typer.Option("--start-within", metavar="SECONDS", min=1, help="How long forming the cluster may take.")
     ] = 900.0,
