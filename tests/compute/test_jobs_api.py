@@ -15,6 +15,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_outlives_a_cluster() -> None:
+    run_tests(python_with("-c", "requirements.lock", DASHBOARD), "tests/compute/test_ray_jobs.py", "-m", "slow")
+
+
 @pytest.mark.timeout(600)
 def test_the_contract_of_backends_and_what_is_rays_own() -> None:
     python = python_with("-c", "requirements.lock", DASHBOARD)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.compute.places import Place
+from tests.compute.places import Place, ray_cluster
 
-from platotk import Project, SubmitError
-from platotk.compute.base import Job
+from platotk import BackendError, Project, SubmitError, fetch, follow, submit
+from platotk.compute import jobs
+from platotk.compute.base import Job, JobStatus
 from platotk.compute.glance import job_states
 from platotk.compute.ray_jobs import RayBackend, RayOptions
 from platotk.run import create_run
@@ -132,3 +133,57 @@ def test_a_place_that_never_answers_does_not_hold_up_a_list(tmp_path: Path) -> N
         )
     rows = {row["run"]: row.get("job_status") for row in json.loads(listed.stdout)}
     assert rows == {"night": "unknown", "idle": None}
+
+
+@pytest.mark.slow
+def test_a_run_whose_cluster_is_gone_is_fetched_and_goes_on_elsewhere(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of KubeRay is torn down, or its head starts anew and knows no job; the storage stays."""
+    monkeypatch.setattr("platotk.compute.following.LAST_LINES_S", 1.0)
+    write = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'log.txt').write_text('all of it'); sys.exit({})"
+    with ray_cluster() as address:
+        options = f"{{type: ray, address: '{address}', storage: {project.root / 'storage'}}}"
+        (project.root / "plato.yaml").write_text(f"sim: sim:NoSuch\nbackends: {{cluster: {options}}}\n")
+        there = Project.load(project.root)
+        place = place_at(address, there)
+        done, lost = place.run(), place.run()
+        hangs = place.submit("import time; print('begun', flush=True); time.sleep(600)", lost)
+        first = place.submit(write.format(3), done)
+        place.end(first)
+        second = place.submit(write.format(0), done)
+        place.end(second)
+        place.wait_for(hangs, "begun")
+        never = Job(id="never-1", backend="cluster", details=hangs.details)  # as a cluster that was started anew
+        assert place.make().status(never).status is JobStatus.FAILED
+        assert "no longer knows it" in place.make().status(never).message
+    for run, job in ((done, second), (lost, hangs)):
+        run.update(backend="cluster", jobs=[{**job.to_dict(), "what": "train"}])
+    ends = [place.make().status(job) for job in (first, second)]
+    assert [(end.status, end.exit_code) for end in ends] == [(JobStatus.FAILED, 3), (JobStatus.SUCCEEDED, 0)]
+    said: list[str] = []
+    assert follow(done, on_text=said.append).status is JobStatus.SUCCEEDED
+    assert "the end of the job's log cannot be read" in "".join(said)
+    assert done.info["jobs"][-1]["fetched"]
+    assert done.log_path.read_text() == jobs.logs(done) == "all of it"
+
+    said.clear()
+    fetch(lost, tell=said.append)  # what the storage has comes, whatever is known of the job
+    assert "is not known: no Ray cluster answers" in said[0]
+    with pytest.raises(SubmitError, match="not known whether it goes on") as refused:
+        submit("train", there, on="local", run=lost.path)
+    assert f"plato stop {lost.name} --lost" in (refused.value.hint or "")
+    assert jobs.write_off(lost) == ""
+    assert (lost.status, lost.info["jobs"][-1]["fetched"]) == ("failed", True)
+    again = submit("train", there, on="local", run=lost.path)
+    assert [job["backend"] for job in again.info["jobs"]] == ["cluster", "local"]
+    follow(again, on_text=said.append)
+
+
+def test_a_job_that_goes_on_is_not_written_off(tmp_path: Path) -> None:
+    (tmp_path / "sim.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "plato.yaml").write_text("sim: sim:Slow\n")
+    run = submit("train", Project.load(tmp_path), on="local")
+    with pytest.raises(BackendError, match="is not lost: its place says RUNNING"):
+        jobs.write_off(run)
+    jobs.stop(run)

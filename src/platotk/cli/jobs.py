@@ -44,19 +44,28 @@ def logs(
     if follow:
         raise typer.Exit(_follow(found, as_json))
     if as_json:
-        console.json({"run": found.name, "text": jobs.logs(found)})
+        console.json({"run": found.name, "text": jobs.logs(found, tell=console.note)})
     elif found.info.get("jobs"):
-        console.output(jobs.logs(found))
+        console.output(jobs.logs(found, tell=console.note))
     else:
         console.output(found.log_path.read_text(encoding="utf-8", errors="replace") if found.log_path.exists() else "")
 
 
 @app.command(cls=Command, epilog=examples("plato stop", "plato stop 20261122-2247"))
-def stop(run: RunRef = None, project: ProjectPath = None, as_json: AsJson = False) -> None:
+def stop(
+    run: RunRef = None,
+    is_lost: Annotated[
+        bool, typer.Option("--lost", help="Its place is gone for good: give the job up without asking it.")
+    ] = False,
+    project: ProjectPath = None,
+    as_json: AsJson = False,
+) -> None:
     """Ask a run's job to save a checkpoint and stop; it can be resumed."""
     from ..compute import jobs
 
     found = load_run(run, project)
+    if is_lost:
+        return _write_off(found, as_json)
     was_running = jobs.stop(found)
     if as_json:
         console.json({"run": found.name, "stopping": was_running})
@@ -69,7 +78,7 @@ def fetch(run: RunRef = None, project: ProjectPath = None, as_json: AsJson = Fal
     """Bring what a run's job has written so far into its folder here."""
     from ..compute import jobs
 
-    found = jobs.fetch(load_run(run, project))
+    found = jobs.fetch(load_run(run, project), tell=console.note)
     if as_json:
         console.json({"run": found.name, "path": str(found.path), "checkpoints": [p.name for p in found.checkpoints()]})
     else:
@@ -171,6 +180,19 @@ def refuse_without_on(on: str | None, **options: Any) -> None:
             raise ProjectError(
                 f"--{name.replace('_', '-')} needs --on NAME.", hint="For example: plato train --on local"
             )
+
+
+def _write_off(run: Run, as_json: bool) -> None:
+    """Give up a job whose place is gone."""
+    from ..compute import jobs
+
+    why = jobs.write_off(run)
+    if as_json:
+        console.json({"run": run.name, "stopping": False, "is_lost": True, "not_fetched": why or None})
+        return
+    console.note(f"the job of {run.name} is given up; the run can be submitted again")
+    if why:
+        console.note(f"it goes on from what is here, for the rest cannot be fetched: {why}")
 
 
 def _follow(run: Run, as_json: bool) -> int:

@@ -186,3 +186,7 @@ class BaseOptions(Section):
 
 class UnreachableError(BackendError):
     """The place did not answer; asking again may help."""
+
+
+class UnknownJobError(BackendError):
+    """The place answers, and knows no such job."""

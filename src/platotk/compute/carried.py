@@ -67,7 +67,7 @@ class _Carrier:
                 child.kill()
             if now > copies_at:
                 self._copy()
-                self._asked = self._asked or self._storage.note(f"stop-{self._job}") is not None
+                self._asked = self._asked or self._is_asked_by_note()
                 copies_at = time.monotonic() + self._every_s
             time.sleep(0.1)
         code = child.returncode
@@ -91,6 +91,12 @@ class _Carrier:
             return False
         self._failing_since = None
         return True
+
+    def _is_asked_by_note(self) -> bool:
+        try:
+            return self._storage.note(f"stop-{self._job}") is not None
+        except BackendError:
+            return False
 
     def _leave(self, code: int) -> bool:
         try:

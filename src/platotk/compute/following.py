@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from ..errors import BackendError
 from .base import Backend, Job, JobState, UnreachableError
 
 Value = TypeVar("Value")
@@ -18,6 +19,8 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 3.0
 PATIENCE_S = 300.0
 """How long a place may be unreachable before following gives up; the job is not touched."""
+LAST_LINES_S = 10.0
+"""How long the end of the log of a job that has ended is asked for: its place may have gone with it."""
 
 
 def follow(
@@ -40,7 +43,7 @@ def follow(
         patience_s: How long the place may be unreachable.
 
     Returns:
-        How it ended; all it printed has been given to `on_text`.
+        How it ended; all it printed has been given to `on_text`, unless its place went before it was read.
 
     Raises:
         UnreachableError: The place has not answered for `patience_s`.
@@ -52,9 +55,13 @@ def follow(
         if state != told:
             on_state(state)
             told = state
-        grown, position = _read(backend, job, position, on_text, patience_s)
         if state.status.has_ended:
+            try:
+                _read(backend, job, position, on_text, min(patience_s, LAST_LINES_S))
+            except BackendError as error:
+                on_text(f"(the end of the job's log cannot be read: {error.message})\n")
             return state
+        grown, position = _read(backend, job, position, on_text, patience_s)
         pause_s = FIRST_PAUSE_S if grown else min(LONGEST_PAUSE_S, pause_s * 1.5)
         time.sleep(pause_s)
 

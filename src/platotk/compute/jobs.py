@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import BackendError, PlatoError, ProjectError, RunNotFoundError, SubmitError
+from ..errors import AzureError, BackendError, PlatoError, ProjectError, RunNotFoundError, SubmitError
 from ..project import Project
 from ..project_dump import reference
 from ..run import Run, create_run, find_run
@@ -59,8 +59,7 @@ def submit(
     require_importable(project)
     if found is not None:
         _require_idle(found)
-        if _last(found) is not None:
-            fetch(found)  # what its last job wrote must not be overwritten by what is older here
+        _fetch_before(found)
     spec = _spec(what, project, Path(NEW_RUN) if found is None else found.path, arguments, backend, nodes, timeout_s)
     backend.request(spec)  # what cannot be asked for is refused before there is a folder for it
     if found is None:
@@ -161,14 +160,28 @@ def follow(
     return ended
 
 
-def logs(run: Run) -> str:
-    """All that the last job of a run has printed so far."""
+def logs(run: Run, *, tell: Callable[[str], None] = lambda line: None) -> str:
+    """All that the last job of a run has printed so far.
+
+    Args:
+        run: The run.
+        tell: Called when it is the run's own log.txt instead, because what the job printed went with its place.
+
+    Raises:
+        BackendError: Its place does not answer, and the job is not known to have ended.
+    """
     job = _require_job(run)
     backend = _backend(run, job)
     parts: list[str] = []
     position = 0
     while True:
-        text, position = backend.logs(job, position)
+        try:
+            text, position = backend.logs(job, position)
+        except (BackendError, AzureError) as error:
+            if "ended" not in run.info["jobs"][-1] or not run.log_path.is_file():
+                raise
+            tell(f"{error.message} What follows is log.txt of the run.")
+            return run.log_path.read_text(encoding="utf-8", errors="replace")
         if not text:
             return "".join(parts)
         parts.append(text)
@@ -184,15 +197,54 @@ def stop(run: Run) -> bool:
     return True
 
 
-def fetch(run: Run) -> Run:
-    """Bring what the last job has written so far into the run's folder; safe to repeat."""
+def write_off(run: Run) -> str:
+    """Give up the last job of a run, whose place is gone for good; the run can then be submitted elsewhere.
+
+    Returns:
+        Why what it wrote could not be fetched; empty when it is here.
+
+    Raises:
+        BackendError: The job goes on, as its place says.
+    """
+    _require_job(run)
+    try:
+        now = state(run)
+    except PlatoError:
+        now = JobState(JobStatus.FAILED, "written off: its place did not answer any more")
+        _write_down(run, ended={"status": str(now.status), "message": now.message, "exit_code": None})
+        _close(run, now)
+    if now is not None and not now.status.has_ended:
+        raise BackendError(
+            f"the job of run {run.name} is not lost: its place says {now.status}.",
+            hint=f"Stop it with: plato stop {run.name}",
+        )
+    _write_down(run, lost=True)
+    try:
+        fetch(run)
+    except PlatoError as error:
+        return error.message
+    return ""
+
+
+def fetch(run: Run, *, tell: Callable[[str], None] = lambda line: None) -> Run:
+    """Bring what the last job has written so far into the run's folder; safe to repeat.
+
+    Args:
+        run: The run.
+        tell: Called with what is not known: how the job stands, when its place does not say.
+    """
     job = _require_job(run)
-    if not job.fetched:
-        backend = _backend(run, job)
-        has_ended = backend.status(job).status.has_ended
-        backend.fetch(job, run)
-        if has_ended:
-            _write_down(run, fetched=True)
+    if job.fetched:
+        return run
+    now: JobState | None = None
+    try:
+        now = state(run)
+    except PlatoError as error:
+        tell(f"whether job {job.id} goes on is not known: {error.message}")
+    _backend(run, job).fetch(job, run)
+    if now is not None and now.status.has_ended:
+        _close(run, now)  # once more: what came may be a run.json that its process could not finish
+        _write_down(run, fetched=True)
     return run
 
 
@@ -270,8 +322,33 @@ def require_importable(project: Project) -> None:
             )
 
 
+def _fetch_before(run: Run) -> None:
+    """What the last job wrote must not be overwritten by what is older here."""
+    if _last(run) is None:
+        return
+    try:
+        fetch(run)
+    except (BackendError, AzureError) as error:
+        if run.info["jobs"][-1].get("lost"):
+            return
+        raise SubmitError(
+            f"what the last job of run {run.name} wrote cannot be fetched: {error.message}",
+            hint=_way_through(run, error, "To go on from what is here"),
+        ) from None
+
+
+def _way_through(run: Run, error: PlatoError, when: str) -> str:
+    return f"{error.hint or 'Try again later.'} {when}: plato stop {run.name} --lost"
+
+
 def _require_idle(run: Run) -> None:
-    now = state(run)
+    try:
+        now = state(run)
+    except (BackendError, AzureError) as error:
+        raise SubmitError(
+            f"run {run.name} has a job of which it is not known whether it goes on: {error.message}",
+            hint=_way_through(run, error, "If its place is gone for good"),
+        ) from None
     if now is not None and not now.status.has_ended:
         raise SubmitError(
             f"run {run.name} has a job that has not ended ({now.status}).",

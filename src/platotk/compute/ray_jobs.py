@@ -6,6 +6,7 @@ through `storage:`, which this machine and every node of the cluster see.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ from .base import (
     JobSpec,
     JobState,
     JobStatus,
+    UnknownJobError,
     UnreachableError,
 )
 from .following import patiently
@@ -44,6 +46,8 @@ START_S = 60.0
 """How long a cluster that has just started may take until it can run jobs."""
 NOT_READY = re.compile(r"No available agent|Failed to get head node agent")
 """What the Jobs API answers, after 10 s of its own, while the agent of its head node is not there yet."""
+UNKNOWN = re.compile(r"status code 404.*[Jj]ob .*does not exist", re.DOTALL)
+"""What it answers about a job of a cluster that was there before."""
 Value = TypeVar("Value")
 
 
@@ -136,6 +140,7 @@ class RayBackend:
         now = datetime.now(timezone.utc)
         name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', job.name)}-{secrets.token_hex(3)}"
         request.pop("address")
+        request["runtime_env"]["env_vars"][JOB_VARIABLE] = name
         with tempfile.TemporaryDirectory() as folder:
             snapshot.snapshot(job.working_dir, Path(folder) / "project")
             request["runtime_env"]["working_dir"] = str(Path(folder) / "project")
@@ -147,10 +152,28 @@ class RayBackend:
         return Job(id=name, backend=self.name, submitted=now.isoformat(timespec="seconds"), details=details)
 
     def status(self, job: Job) -> JobState:
-        """As the Jobs API says; a command that stopped to go on later was stopped, not failed."""
-        client = self._client()
-        about = _ask(lambda: client.get_job_info(job.id), self.options.address)
+        """As the Jobs API says, or, of a cluster that is gone or was started anew, as the job's own note says.
+
+        A command that stopped to go on later was stopped, not failed.
+        """
+        try:
+            client = self._client()
+            about = _ask(lambda: client.get_job_info(job.id), self.options.address)
+        except (UnreachableError, UnknownJobError) as error:
+            left = self._left(job)
+            if left is not None:
+                return left
+            if isinstance(error, UnreachableError):
+                raise
+            why = f"the cluster at {self.options.address} no longer knows it, and it left no word of how it ended"
+            return JobState(JobStatus.FAILED, why)
         status, code = JobStatus(str(about.status.value)), about.driver_exit_code
+        if status is JobStatus.FAILED and code is None:
+            # The cluster lost sight of it; the job itself may have come to its end.
+            with contextlib.suppress(UnreachableError):
+                left = self._left(job)
+                if left is not None:
+                    return left
         message = " ".join(str(about.message or "").split())[:300]
         if status is JobStatus.FAILED and code == STOPPED_EXIT_CODE:
             status = JobStatus.STOPPED
@@ -176,6 +199,18 @@ class RayBackend:
     def fetch(self, job: Job, run: Run) -> None:
         """From the storage; what only this machine knows of the run stays."""
         Storage(str(job.details["storage"]), self.options.storage_options).get_run(run)
+
+    def _left(self, job: Job) -> JobState | None:
+        """How a job ended, as it says itself in the storage; None when it does not say."""
+        note = Storage(str(job.details["storage"]), self.options.storage_options).note(f"exit-{job.id}")
+        if note is None:
+            return None
+        code, source = int(note["code"]), "as its note in the storage says"
+        if code == 0:
+            return JobState(JobStatus.SUCCEEDED, source, 0)
+        if code == STOPPED_EXIT_CODE or note.get("asked"):
+            return JobState(JobStatus.STOPPED, source, code)
+        return JobState(JobStatus.FAILED, f"exit code {code}, {source}", code)
 
     def _url(self, name: str) -> str:
         if self.options.storage is None:
@@ -259,6 +294,11 @@ def _ask(question: Callable[[], Value], address: str) -> Value:
         ) from None
     except RuntimeError as error:
         text = str(error).strip()
+        if UNKNOWN.search(text):
+            raise UnknownJobError(
+                f"the Ray cluster at {address} no longer knows this job.",
+                hint="Was it started anew? What the training said is in the run's log.txt: plato fetch",
+            ) from None
         is_down = re.search(r"status code 5\d\d", text) is not None and "Traceback" not in text
         if NOT_READY.search(text):
             raise UnreachableError(

@@ -116,9 +116,14 @@ class Storage:
         return came
 
     def get_run(self, run: Run) -> None:
-        """Bring a run here; what only this machine knows of it stays."""
+        """Bring a run here; what only this machine knows of it stays.
+
+        Raises:
+            BackendError: It is not there, or cannot be read.
+        """
         kept = {key: value for key, value in run.info.items() if key in KEPT_HERE}
-        self.get(run.path)
+        if "run.json" not in self.get(run.path):
+            raise BackendError(f"{self.url} holds no run.", hint="If it is a shared path: is it mounted here?")
         run.update(**kept)
 
     def leave(self, name: str, content: dict[str, Any]) -> None:
@@ -133,11 +138,17 @@ class Storage:
             raise UnreachableError(f"{self.url} cannot be written: {error}") from None
 
     def note(self, name: str) -> dict[str, Any] | None:
-        """The note that the other side left; None when there is none."""
+        """The note that the other side left; None when there is none.
+
+        Raises:
+            UnreachableError: The storage does not say.
+        """
         try:
             content = json.loads(self._files.cat_file(f"{self._root}/{SPARE}/notes/{name}"))
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+        except OSError as error:
+            raise UnreachableError(f"{self.url} cannot be read: {error}") from None
         return content if isinstance(content, dict) else None
 
     def _write(self, name: str, data: bytes) -> None:
