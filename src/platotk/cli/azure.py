@@ -9,7 +9,7 @@ import typer
 
 from .. import console
 from ..errors import ProjectError
-from .base import AsJson, Command, ProjectPath, app, examples, load_project
+from .base import AsJson, Command, ProjectPath, Yes, app, examples, load_project, require_yes
 
 if TYPE_CHECKING:
     from ..azure.options import AzureOptions
@@ -27,13 +27,13 @@ app.add_typer(azure, name="azure")
 Name = Annotated[
     str | None, typer.Option("--on", metavar="NAME", help="Which one under backends:. Default: the only one.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-@azure.command(cls=Command, epilog=examples("plato azure up --dry-run", "plato azure up"))
+@azure.command(cls=Command, epilog=examples("plato azure up --dry-run", "plato azure up", "plato azure up --yes"))
 def up(
     on: Name = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    yes: Yes = False,
     project: ProjectPath = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +46,7 @@ def up(
         plan = plans.plan_up(connect(options), loaded)
     console.azure_plan(plan)
     if not dry_run and not plan.is_done:
+        require_yes("Make this?", yes, if_alone=True)
         resources.up(options, loaded, plan=plan, tell=console.note)
     if as_json:
         console.json({**plan.to_dict(), "dry_run": dry_run})

@@ -37,6 +37,7 @@ AgentRef = Annotated[
     str | None,
     typer.Argument(metavar="[AGENT]", help="An agent's folder, or a run for its newest one. Default: the newest."),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something costs money or is deleted.")]
 CheckpointRef = Annotated[str, typer.Option(metavar="WHICH", help="best, last, or an iteration.")]
 Controllers = Annotated[
     bool, typer.Option("--controllers", help="Import the fallback controller that the agent names; it is code.")
@@ -134,6 +135,20 @@ def plato(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     """From a Gymnasium simulator to a trained agent, with Ray RLlib."""
+
+
+def require_yes(question: str, yes: bool, *, if_alone: bool = False) -> None:
+    """Ask, unless it was answered beforehand; leaves with 1 on a no.
+
+    Args:
+        question: What a person is asked.
+        yes: The answer that was given on the line.
+        if_alone: The answer where nobody sits at a terminal.
+    """
+    if yes or console.confirmed(question, if_alone=if_alone):
+        return
+    console.note("Nothing was done. --yes answers the question beforehand.")
+    raise typer.Exit(1)
 
 
 def load_project(path: Path | None, overrides: list[str] | None) -> Project:

@@ -10,7 +10,7 @@ import typer
 from .. import console
 from ..errors import ProjectError
 from .agents import agent_folder
-from .base import AgentRef, AsJson, Command, ProjectPath, app, examples
+from .base import AgentRef, AsJson, Command, ProjectPath, Yes, app, examples
 
 AZURE = "azure"
 
@@ -47,7 +47,7 @@ def deploy(
         bool, typer.Option("--keep-old", help="azure: keep what answered before, without traffic.")
     ] = False,
     delete: Annotated[bool, typer.Option("--delete", help="azure: delete the endpoint, which ends its bill.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="azure: do not ask whether it may cost money.")] = False,
+    yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written or sent; do nothing.")] = False,
     project: ProjectPath = None,
     as_json: AsJson = False,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from .. import console
 from ..errors import AzureError, ProjectError
 from .agents import agent_folder
-from .base import load_project
+from .base import load_project, require_yes
 
 if TYPE_CHECKING:
     from ..azure.options import AzureOptions
@@ -45,7 +43,7 @@ def deploy_endpoint(
             console.endpoint_cost(cost(options, planned.size, instances))
         return
     console.endpoint_cost(cost(options, planned.size, instances, ask_azure=True))
-    _require_yes(f"Make {planned.endpoint} answer?", yes)
+    require_yes(f"Make {planned.endpoint} answer?", yes)
     made = endpoints.deploy(
         agent,
         options,
@@ -72,7 +70,7 @@ def delete_endpoint(
         was_there = None
         console.note(f"Would delete the endpoint {name} with all that answers there")
     else:
-        _require_yes(f"Delete the endpoint {name} with all that answers there?", yes)
+        require_yes(f"Delete the endpoint {name} with all that answers there?", yes)
         was_there = endpoints.delete(name, options, on_event=console.DeployProgress())
         console.note(f"The endpoint {name} is deleted" if was_there else f"There is no endpoint {name}")
     if as_json:
@@ -137,10 +135,3 @@ def cost(options: AzureOptions, size: str, instances: int, *, ask_azure: bool = 
     if price is None:
         lines.append("Its price is not known here: https://azure.microsoft.com/pricing/calculator")
     return [*lines, "It bills until deleted, asked or not; while a new agent takes over, both bill."]
-
-
-def _require_yes(question: str, yes: bool) -> None:
-    if yes or console.confirmed(question):
-        return
-    console.note("Nothing was done. --yes answers the question beforehand.")
-    raise typer.Exit(1)

@@ -10,7 +10,7 @@ import typer
 
 from .. import console
 from ..errors import ProjectError
-from .base import AsJson, Command, ProjectPath, RunRef, app, examples, load_run
+from .base import AsJson, Command, ProjectPath, RunRef, app, examples, load_run, require_yes
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -22,7 +22,10 @@ On = Annotated[
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="With --on: return once it is submitted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="With --on: print what would be sent, and send nothing.")]
-Nodes = Annotated[int | None, typer.Option(metavar="N", min=1, help="With --on: how many machines.")]
+Nodes = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="With --on: how many machines. Default: 1; train: as plato.yaml says."),
+]
 DETACHED = 130
 """Exit code when Ctrl-C ended the following and the job goes on."""
 
@@ -139,7 +142,7 @@ def node(
 
 def submit(
     what: Literal["train", "tune", "assess"],
-    project: Project | None,
+    project: Project,
     *,
     on: str,
     run: Run | Path | None,
@@ -147,19 +150,22 @@ def submit(
     detach: bool,
     dry_run: bool,
     nodes: int | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Submit, follow and fetch; leaves with the job's exit code."""
     from ..compute import jobs
 
-    if project is not None and what != "assess":
-        for line in jobs.advice(project, on=on, nodes=nodes, is_offline=dry_run):
-            console.note(line)
-    for line in [] if project is None else jobs.cost(project, on=on, nodes=nodes, is_offline=dry_run):
+    for line in jobs.advice(project, on=on, what=what, nodes=nodes, is_offline=dry_run):
+        console.note(line)
+    costs = jobs.cost(project, on=on, what=what, nodes=nodes, is_offline=dry_run)
+    for line in costs:
         console.note(line)
     if dry_run:
         console.json(jobs.request(what, project, on=on, run=run, arguments=words, nodes=nodes))
         return
+    if costs:
+        require_yes("Submit it?", yes, if_alone=True)
     found = jobs.submit(what, project, on=on, run=run, arguments=words, nodes=nodes)
     console.submitted(found)
     if detach:

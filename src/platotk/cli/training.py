@@ -18,6 +18,7 @@ from .base import (
     Controllers,
     Overrides,
     ProjectPath,
+    Yes,
     app,
     controllers_root,
     examples,
@@ -57,6 +58,7 @@ def train(
     detach: jobs.Detach = False,
     dry_run: jobs.DryRun = False,
     nodes: jobs.Nodes = None,
+    yes: Yes = False,
     simulate_eviction: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Lose the machine N times on the way, as low-priority nodes do."),
@@ -77,7 +79,7 @@ def train(
         loaded = resumed.project.override(changes) if changes else resumed.project
     else:
         resumed, loaded = None, load_project(project, changes)
-    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes)
+    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes, yes=yes)
     if simulate_eviction is not None:
         if on is not None or resume is not None:
             raise ProjectError(
@@ -97,6 +99,7 @@ def train(
             detach=detach,
             dry_run=dry_run,
             nodes=nodes,
+            yes=yes,
             as_json=as_json,
         )
     if not supervisor.is_supervised():
@@ -151,6 +154,8 @@ def assess(
     on: jobs.On = None,
     detach: jobs.Detach = False,
     dry_run: jobs.DryRun = False,
+    nodes: jobs.Nodes = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Play seeded episodes without exploration: how good is it?"""
@@ -161,20 +166,22 @@ def assess(
     agent = Path(what) if what is not None and is_agent(what) else None
     if controllers and agent is None:
         raise ProjectError("--controllers is for agents; a run has those of its project.", hint="Leave it out.")
-    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run)
+    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes, yes=yes)
     if on is not None:
         words = ["--episodes", str(episodes), "--checkpoint", checkpoint]
         words += [] if seed is None else ["--seed", str(seed)]
         words += [word for change in overrides or [] for word in ("--set", change)]
+        trained_run = load_trained(what, project)
         return jobs.submit(
             "assess",
-            None,
+            trained_run.project,
             on=on,
-            run=load_trained(what, project),
+            run=trained_run,
             words=words,
             detach=detach,
             dry_run=dry_run,
-            nodes=None,
+            nodes=nodes,
+            yes=yes,
             as_json=as_json,
         )
     found = load_trained(what, project) if agent is None else run_of(agent)

@@ -10,7 +10,7 @@ import typer
 from .. import console
 from ..errors import ProjectError
 from . import jobs
-from .base import SO_FAR, AsJson, Command, Overrides, ProjectPath, app, examples, load_project, load_run
+from .base import SO_FAR, AsJson, Command, Overrides, ProjectPath, Yes, app, examples, load_project, load_run
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -39,6 +39,7 @@ def tune(
     detach: jobs.Detach = False,
     dry_run: jobs.DryRun = False,
     nodes: jobs.Nodes = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Train with many settings, as tune: in plato.yaml says. Ctrl-C saves all trials; --resume goes on."""
@@ -50,7 +51,7 @@ def tune(
         loaded = resumed.project.override(changes) if changes else resumed.project
     else:
         resumed, loaded = None, load_project(project, changes)
-    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes)
+    jobs.refuse_without_on(on, detach=detach, dry_run=dry_run, nodes=nodes, yes=yes)
     if on is not None:
         words = [word for change in changes for word in ("--set", change)] if resumed or run is not None else []
         return jobs.submit(
@@ -62,6 +63,7 @@ def tune(
             detach=detach,
             dry_run=dry_run,
             nodes=nodes,
+            yes=yes,
             as_json=as_json,
         )
     from ..learning import curves, tuning

@@ -35,7 +35,7 @@ from ..project_fields import Section
 from ..run import Run
 from . import snapshot
 from .base import JOB_VARIABLE, SECRET, Job, JobSpec, JobState, JobStatus
-from .idle import idle
+from .idle import idle, idle_in_tuning
 from .storage import Storage
 
 FOLDER = "platotk/runs"
@@ -65,11 +65,14 @@ class AzureBackend:
             self._azure = connect(self.options)
         return self._azure
 
-    def advice(self, project: Project, nodes: int, *, is_offline: bool = False) -> list[str]:
+    def advice(self, project: Project, nodes: int, *, what: str = "train", is_offline: bool = False) -> list[str]:
         """What to think over before it is submitted; the size's name says its CPUs, so nobody is asked."""
         each, size = num_cpus(self.options.size), self.options.size
         if each is None:
             return []
+        if what == "tune":
+            said = idle_in_tuning(project, each, size, nodes=nodes)
+            return [said] if said else []
         there = f"{nodes} x {size} have {nodes * each} CPUs" if nodes > 1 else f"{size} has {each} CPUs"
         said = idle(project, nodes * each, there)
         return [said] if said else []

@@ -1,11 +1,12 @@
 """Whether a project makes use of the CPUs it is about to be given.
 
 `idle` is given a project and how many CPUs there are, and gives back one sentence with the line to write when a fixed
-number of env runners leaves half of them idle.
+number of env runners leaves half of them idle; `idle_in_tuning` the same of `plato tune`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..project import Project
@@ -42,6 +43,38 @@ def idle(project: Project, cpus: float, there: str) -> str:
     return (
         f"{there}, and {who}. Say env_runners: {{num_env_runners: auto}} ({room} here), or take fewer or smaller nodes."
     )
+
+
+def idle_in_tuning(project: Project, cpus: float, size: str, *, nodes: int) -> str:
+    """A sentence when a tuning would leave half of the CPUs idle or more; empty otherwise, and where only code knows.
+
+    Its trials train side by side, all on the first machine.
+
+    Args:
+        project: What is about to be tuned.
+        cpus: Of one machine.
+        size: What the machines are called.
+        nodes: How many there are.
+    """
+    runners = _number(project.env_runners.get("num_env_runners", 0)) or 0  # auto: a trial samples by itself
+    if nodes > 1 and not runners:
+        return (
+            f"All trials train on the first of the {nodes} nodes, and nothing uses the others. "
+            "Leave --nodes out, and take a larger size for more trials at a time."
+        )
+    if project.algorithm is not None and (not isinstance(project.algorithm, str) or ":" in project.algorithm):
+        return ""
+    each = 1 + runners + (_number(project.learners.get("num_learners", 0)) or 0)
+    grids = [domain["grid_search"] for domain in project.tune.param_space.values() if "grid_search" in domain]
+    trials = project.tune.num_samples * math.prod(len(values) for values in grids)
+    wish = project.tune.max_concurrent_trials
+    at_once = min(trials, max(1, int(cpus // each)) if wish == "auto" else wish)
+    if cpus < FEWEST_CPUS or at_once * each * 2 > cpus * nodes:
+        return ""
+    more = "more trials (tune: {num_samples: ...})" if at_once == trials else "tune: {max_concurrent_trials: auto}"
+    who = f"{at_once} trials at a time keep" if at_once != 1 else "one trial at a time keeps"
+    have = f"{nodes} x {size} have {nodes * cpus:g}" if nodes > 1 else f"{size} has {cpus:g}"
+    return f"{have} CPUs, and {who} {at_once * each:g} of them busy. Say {more}, or take a smaller size."
 
 
 def _number(value: Any) -> float | None:

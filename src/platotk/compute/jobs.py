@@ -43,7 +43,7 @@ def submit(
         on: The backend: a name under `backends:`, or "local" for a detached process on this machine.
         run: A run to continue or assess, or the folder of a new one.
         arguments: More words for the command line.
-        nodes: How many machines; default: what the backend's options say, or 1.
+        nodes: How many machines; default: 1, and for `train` what the backend's options say.
         timeout_s: How long it may run; default likewise, or for ever.
         runs_dir: Where new runs go; default: `runs/` beside plato.yaml.
 
@@ -96,19 +96,25 @@ def request(
     return backend.request(_spec(what, project, path, arguments, backend, nodes, timeout_s))
 
 
-def advice(project: Project, *, on: str, nodes: int | None = None, is_offline: bool = False) -> list[str]:
+def advice(
+    project: Project, *, on: str, what: What = "train", nodes: int | None = None, is_offline: bool = False
+) -> list[str]:
     """What to think over before submitting: sentences of the backend, where it has any; offline it asks nobody."""
     backend = get_backend(project, on)
     ask: Callable[..., list[str]] | None = getattr(backend, "advice", None)
-    return [] if ask is None else ask(project, _nodes(backend, nodes), is_offline=is_offline)
+    if ask is None or what == "assess":
+        return []
+    return ask(project, _nodes(what, backend, nodes), what=what, is_offline=is_offline)
 
 
-def cost(project: Project, *, on: str, nodes: int | None = None, is_offline: bool = False) -> list[str]:
+def cost(
+    project: Project, *, on: str, what: What = "train", nodes: int | None = None, is_offline: bool = False
+) -> list[str]:
     """What a job comes to at most: sentences of a backend that bills; none of the others."""
     backend = get_backend(project, on)
     ask: Callable[..., list[str]] | None = getattr(backend, "cost", None)
     limit = getattr(getattr(backend, "options", None), "timeout_s", None)
-    return [] if ask is None else ask(_nodes(backend, nodes), limit, is_offline=is_offline)
+    return [] if ask is None else ask(_nodes(what, backend, nodes), limit, is_offline=is_offline)
 
 
 def state(run: Run) -> JobState | None:
@@ -300,13 +306,15 @@ def _spec(
         run=run,
         command=(PYTHON, "-m", "platotk", *words, *arguments),
         working_dir=project.root,
-        nodes=_nodes(backend, nodes),
+        nodes=_nodes(what, backend, nodes),
         timeout_s=timeout_s if timeout_s is not None else getattr(options, "timeout_s", None),
     )
 
 
-def _nodes(backend: Backend, nodes: int | None) -> int:
-    return nodes or int(getattr(getattr(backend, "options", None), "nodes", 1) or 1)
+def _nodes(what: What, backend: Backend, nodes: int | None) -> int:
+    """As many as are asked for; by itself only training takes more than one, for the others use one machine."""
+    usual = getattr(getattr(backend, "options", None), "nodes", 1) if what == "train" else 1
+    return nodes or int(usual or 1)
 
 
 def require_importable(project: Project) -> None:

@@ -85,9 +85,9 @@ class RayBackend:
     def __init__(self, name: str, options: RayOptions) -> None:
         self.name, self.options = name, options
 
-    def advice(self, project: Project, nodes: int, *, is_offline: bool = False) -> list[str]:
+    def advice(self, project: Project, nodes: int, *, what: str = "train", is_offline: bool = False) -> list[str]:
         """What to think over before it is submitted: CPUs of the cluster, as it says, that nobody would use."""
-        if is_offline:
+        if is_offline or what == "tune":  # trials train on one machine, whichever it is
             return []
         try:
             cpus, num_nodes = _size_of(self._client(), self.options.address)

@@ -29,10 +29,10 @@ def note(line: str, style: str | None = None) -> None:
     say(people(), line, style)
 
 
-def confirmed(question: str) -> bool:
-    """Whether a person says yes; where nobody sits at a terminal, nobody does."""
+def confirmed(question: str, *, if_alone: bool = False) -> bool:
+    """Whether a person says yes; `if_alone` is the answer where nobody sits at a terminal."""
     if not sys.stdin.isatty():
-        return False
+        return if_alone
     say(people(), f"{question} Type yes:")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
