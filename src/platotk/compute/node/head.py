@@ -5,18 +5,25 @@ Its exit code is the command's. Workers may be late, vanish and come back; they 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
+from ...errors import BackendError
 from .channel import Switchboard
 from .placement import Placement, own_address, resolve
 from .processes import Child, RayNode, Settings
 
 Tell = Callable[[str], None]
+Value = TypeVar("Value")
+BEGIN_S = 15.0
+"""How long a name that does not resolve and a port that is taken are tried again: a head that was killed and is started
+again may meet its own old port."""
 POLL_S = 0.1
 STDERR = 2
 FAILED = 1
@@ -41,10 +48,17 @@ def lead(placement: Placement, settings: Settings, command: Sequence[str], tell:
 
     Returns:
         The command's exit code; 1 when the cluster did not form; 75 when Ray's head died under the command.
+
+    Raises:
+        BackendError: This machine's address cannot be found, or a port is taken.
     """
     asked = Asked()
-    address = own_address(resolve(placement.head)) if placement.head else "127.0.0.1"
-    board = Switchboard(address, settings.port + 1, settings.token, placement.nodes, tell)
+    try:
+        address, board = _begin(placement, settings, asked, tell)
+    except BackendError:
+        if asked.number is not None:
+            return 128 + asked.number
+        raise
     ray = RayNode(address, settings, rank=0, head=None)
     code = FAILED
     absent: list[str] = []
@@ -64,6 +78,41 @@ def lead(placement: Placement, settings: Settings, command: Sequence[str], tell:
     for line in absent if has_formed and code else ():
         tell(line)
     return code
+
+
+def _begin(placement: Placement, settings: Settings, asked: Asked, tell: Tell) -> tuple[str, Switchboard]:
+    """This machine's address, and the place where the others report."""
+    within_s = min(BEGIN_S, settings.start_s)
+
+    def insist(attempt: Callable[[], Value]) -> Value:
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                return attempt()
+            except OSError:
+                if asked.number is not None or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
+
+    try:
+        address = insist(lambda: own_address(resolve(placement.head)))
+    except OSError as error:
+        raise BackendError(
+            f"the head {placement.head!r} cannot be found from this machine: {error.strerror or error}.",
+            hint="Give an address that the other machines can reach: --head 10.0.0.4",
+        ) from None
+    port = settings.port
+    try:
+        insist(lambda: socket.create_server((address, port)).close())  # of Ray, which would only say so in its log
+        port += 1
+        board = insist(lambda: Switchboard(address, port, settings.token, placement.nodes, tell))
+    except OSError as error:
+        is_taken, other = error.errno == errno.EADDRINUSE, settings.port + (100 if settings.port < 60000 else -100)
+        raise BackendError(
+            f"port {port} of {address} " + ("is taken." if is_taken else f"cannot be opened: {error.strerror}."),
+            hint=f"What listens there? Or say on every machine: --port {other}",
+        ) from None
+    return address, board
 
 
 def _form(

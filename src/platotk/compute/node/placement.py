@@ -87,7 +87,10 @@ def resolve(host: str) -> str:
     Raises:
         OSError: Its name cannot be resolved (yet).
     """
-    return socket.gethostbyname(host)
+    try:
+        return socket.gethostbyname(host)
+    except UnicodeError:
+        raise OSError(f"{host!r} is no name of a host") from None
 
 
 def own_address(head: str) -> str:
