@@ -154,6 +154,30 @@ def test_rllibs_evaluation() -> None:
     algo.stop()
 
 
+@pytest.mark.slow
+def test_evaluation_goes_on_for_as_long_as_training_does() -> None:
+    evaluation = {
+        "evaluation_interval": 1,
+        "evaluation_duration": "auto",
+        "evaluation_parallel_to_training": True,
+        "evaluation_num_env_runners": 1,
+        "evaluation_auto_duration_min_env_steps_per_sample": 8,
+    }
+    algo = algorithm_for("CartPole-v1", evaluation=evaluation, training={**TINY, "num_epochs": 30})
+    measured: list[float] = []
+    for _ in range(40):
+        # What comes back when training is over already is left out by RLlib.
+        evaluated = algo.train()["evaluation"].get("env_runners")
+        if evaluated:
+            measured.append(float(evaluated["num_env_steps_sampled"]))
+        if len(measured) == 5:  # the first without, all others with a measured number of steps per second
+            break
+    assert len(measured) == 5
+    assert min(measured) >= 1
+    assert not algo.eval_env_runner_group.num_remote_worker_restarts()
+    algo.stop()
+
+
 def test_a_killed_runner_comes_back_and_the_filter_stays_shared() -> None:
     algo = algorithm_for(
         "CartPole-v1", env_runners={"num_env_runners": 2, "num_envs_per_env_runner": 4, "sample_timeout_s": 60.0}

@@ -31,11 +31,11 @@ def compiled() -> None:
     compilation.kernel()
 
 
-def config_for(sim: Any, *, engine: str = "auto", own: Any = None, **fields: Any) -> Any:
+def config_for(sim: Any, *, engine: str = "auto", own: Any = None, own_process: bool = False, **fields: Any) -> Any:
     project = Project(sim=sim, engine=engine, **fields)
     made = sim_spec(project).make()
     adapter = adapt(made.observation_space, made.action_space)
-    config = build_config(project, adapter, sim_spec(project), SimSettings())
+    config = build_config(project, adapter, sim_spec(project), SimSettings(own_process))
     return own(config) if own else config
 
 
@@ -71,6 +71,16 @@ def test_steps_are_exact_and_overshoot_by_less_than_one_vector_step() -> None:
     assert total == Counting.num_steps == int(metrics["num_env_steps_sampled_lifetime"])
     # Every episode that ended, and those under way, began with a reset.
     assert int(metrics["num_episodes"]) in range(Counting.num_resets - 5, Counting.num_resets + 1)
+    runner.stop()
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_fraction_of_a_step_is_a_whole_one(own_process: bool) -> None:
+    runner = runner_for(Counting, env_runners={"num_envs_per_env_runner": 1}, own_process=own_process)
+    assert runner.sample(num_timesteps=0) == []
+    assert [len(fragment) for fragment in runner.sample(num_timesteps=50.7)] == [51]
+    assert runner.sample(num_timesteps=0.0) == []
+    assert int(runner.get_metrics()["num_env_steps_sampled"]) == 51
     runner.stop()
 
 

@@ -8,6 +8,7 @@ for each vector step, no object for any single step.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -97,7 +98,7 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     def _sample(
         self,
         *,
-        num_timesteps: int | None = None,
+        num_timesteps: float | None = None,
         num_episodes: int | None = None,
         explore: bool,
         random_actions: bool = False,
@@ -105,11 +106,14 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     ) -> list[Any]:
         """Steps of all sims until there are enough of them, or until enough episodes have ended."""
         if random_actions or self.module is None:
+        # An evaluation that lasts as long as training asks for seconds times steps per second: a fraction.
+        num_timesteps = None if num_timesteps is None else math.ceil(num_timesteps)
             return self._sample_randomly(num_timesteps, num_episodes, explore, random_actions)
         actor = self.ready(explore)
         if force_reset or num_episodes is not None or self._needs_initial_reset:
             self.restart(explore)
-        if num_timesteps is not None and self._mirror is None and ReadyFirst.fits(self.env):
+        fragment: Fragment | None
+        if num_timesteps and self._mirror is None and ReadyFirst.fits(self.env):
             fragment, num_steps, num_done = self._ready_first.collect(actor, num_timesteps, explore)
         else:
             fragment, num_steps, num_done = self._collect(actor, num_timesteps, num_episodes, explore)
