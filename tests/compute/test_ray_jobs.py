@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import platform
 import socket
 import subprocess
@@ -32,11 +33,15 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     python = platform.python_version()
     not_ready = 0
+    why_it_waits = ""
     submitted: ClassVar[list[dict[str, Any]]] = []
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/jobs/"):
+            job = {"type": "SUBMISSION", "entrypoint": "", "status": "PENDING", "message": self.why_it_waits}
+            return self._answer(200, json.dumps({**job, "submission_id": self.path.rpartition("/")[2]}))
         about = {"data": {"pythonVersion": self.python}, "ray_version": version("ray"), "version": "4"}
-        self._answer(200, json.dumps(about))
+        return self._answer(200, json.dumps(about))
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -111,6 +116,30 @@ def test_another_python_is_refused_before_anything_is_sent(project: Project) -> 
     assert not (project.root / "storage").exists()
 
 
+def test_runs_and_show_say_why_a_job_waits(project: Project) -> None:
+    with cluster(why_it_waits="waiting for 2 CPUs") as (address, _):
+        options = {"type": "ray", "address": address, "storage": str(project.root / "storage")}
+        waits = create_run(Project(sim="CartPole-v1", backends={"cluster": options}), run=project.root / "runs/waits")
+        waits.update(backend="cluster", jobs=[Job(id="waits-1", backend="cluster", what="train").to_dict()])
+        ended = create_run(Project(sim="CartPole-v1"), run=project.root / "runs/ended")
+        end = {"status": "FAILED", "message": "exit code 3", "exit_code": 3}
+        ended.update(jobs=[{**Job(id="ended-1", backend="local", what="train").to_dict(), "ended": end}])
+
+        def plato(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "platotk", *words]
+            wide = {**os.environ, "COLUMNS": "200"}
+            return subprocess.run(
+                command, cwd=project.root, env=wide, capture_output=True, text=True, timeout=60, check=True
+            )
+
+        rows = {row["run"]: row for row in json.loads(plato("runs", "--json").stdout)}
+        assert (rows["waits"]["job_status"], rows["waits"]["job_message"]) == ("PENDING", "waiting for 2 CPUs")
+        assert (rows["ended"]["job_status"], rows["ended"]["job_message"]) == ("FAILED", "exit code 3")
+        assert json.loads(plato("show", "waits", "--json").stdout)["job_message"] == "waiting for 2 CPUs"
+        assert "cluster: PENDING (waiting for 2 CPUs)" in plato("runs").stderr
+        assert "job message   waiting for 2 CPUs" in plato("show", "waits").stderr
+
+
 def test_a_place_that_never_answers_does_not_hold_up_a_list(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -120,7 +149,7 @@ def test_a_place_that_never_answers_does_not_hold_up_a_list(tmp_path: Path) -> N
         idle = create_run(Project(sim="CartPole-v1"), run=tmp_path / "runs/idle")
         began = time.monotonic()
         assert job_states([run, idle], within_s=1.0) == {
-            run.path: {"backend": "cluster", "job": "night-1", "job_status": "unknown"}
+            run.path: {"backend": "cluster", "job": "night-1", "job_status": "unknown", "job_message": ""}
         }
         assert time.monotonic() - began < 3.0
         listed = subprocess.run(

@@ -27,7 +27,8 @@ def job_states(runs: Sequence[Run], within_s: float = WITHIN_S) -> dict[Path, di
         within_s: How long all of it may take.
 
     Returns:
-        By the run's path: `backend`, `job` and `job_status`, a word of `JobStatus` or "unknown".
+        By the run's path: `backend`, `job`, `job_status` (a word of `JobStatus` or "unknown") and `job_message`, why it
+        waits, failed or is not known; empty when there is nothing to say.
     """
     found: dict[Path, dict[str, str]] = {}
     threads = []
@@ -35,9 +36,11 @@ def job_states(runs: Sequence[Run], within_s: float = WITHIN_S) -> dict[Path, di
         job = _last(run)
         if job is None:
             continue
-        found[run.path] = {"backend": job.get("backend", ""), "job": job.get("id", ""), "job_status": UNKNOWN}
+        about = {"backend": job.get("backend", ""), "job": job.get("id", "")}
+        found[run.path] = {**about, "job_status": UNKNOWN, "job_message": ""}
         if job.get("ended"):
             found[run.path]["job_status"] = job["ended"].get("status", UNKNOWN)
+            found[run.path]["job_message"] = job["ended"].get("message") or ""
             continue
         # A client may hang in its socket for as long as it likes: nobody waits for these, at the end neither.
         threads.append(threading.Thread(target=_ask, args=(run, found[run.path]), daemon=True))
@@ -62,7 +65,8 @@ def _ask(run: Run, told: dict[str, str]) -> None:
 
     try:
         state = jobs.state(run)
-    except Exception:  # whatever a place or a broken run says, a list is still a list
+    except Exception as error:  # whatever a place or a broken run says, a list is still a list
+        told["job_message"] = error.message if isinstance(error, PlatoError) else ""
         return
     if state is not None:
-        told["job_status"] = str(state.status)
+        told["job_status"], told["job_message"] = str(state.status), state.message

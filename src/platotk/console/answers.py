@@ -270,7 +270,10 @@ def _assessed(summary: Mapping[str, Any] | None) -> str:
 
 
 def _job_status(row: Mapping[str, Any]) -> str:
-    return f"{row['backend']}: {row['job_status']}" if "job_status" in row else ""
+    if "job_status" not in row:
+        return ""
+    waits = row["job_status"] == "PENDING" and row.get("job_message")
+    return f"{row['backend']}: {row['job_status']}" + (f" ({row['job_message']})" if waits else "")
 
 
 def _status(status: str) -> Any:
