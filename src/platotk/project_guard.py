@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from .agents.guard_data import require_whole
 from .project_dump import plain
 from .project_fields import Count, Number, Seconds, Section, Words, number, section
 
@@ -167,24 +168,7 @@ class Guard(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Guard:
-        holding = [key for key in ("on_stale", "on_missing", "on_out_of_range") if getattr(self, key) == "hold"]
-        falling = [key for key in ("on_stale", "on_missing", "on_out_of_range") if getattr(self, key) == "fallback"]
-        rules = [(f"forbid[{index}].then", rule.then) for index, rule in enumerate(self.forbid)]
-        any_holding = holding + [key for key, then in rules if then == "hold"]
-        any_falling = falling + [key for key, then in rules if then == "fallback"]
-        if self.fallback is None and any_falling:
-            raise ValueError(f"{any_falling[0]} is fallback, and there is none; say fallback: {{valve: 0.0}}")
-        if self.fallback is None and any_holding:
-            raise ValueError(
-                f"{any_holding[0]} is hold, and at the first step there is nothing to hold; "
-                "say fallback: {valve: 0.0}"
-            )
-        if (self.stale_s is None) != (self.on_stale is None):
-            raise ValueError("stale_s and on_stale belong together; give both or neither")
-        if self.max_holds is not None and not holding:
-            raise ValueError("max_holds counts inputs that were held, and none is: say on_missing: hold")
-        if self.step_s is None and any(one.per_second is not None for one in self.slew.values()):
-            raise ValueError("slew has per_second, so step_s must say how long a step of the sim lasts")
+        require_whole(self.model_dump(exclude_none=True))
         return self
 
     def to_data(self, root: Path | None = None) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from tests.agents.served import request
 
 from platotk.agents.agent import Agent
+from platotk.agents.application import Server
 from platotk.agents.export import add_margins
 from platotk.agents.parity import Verification, compare
 from platotk.learning import checkpoints
@@ -20,7 +22,7 @@ from platotk.learning.tracing import PolicyNetwork
 from platotk.project import Project
 from platotk.run import Run, create_run
 from platotk.sims.loading import sim_spec
-from platotk.spaces import Adapter, adapt
+from platotk.spaces import Adapter, adapt, from_json
 
 MAX_CALLS = 20
 
@@ -92,6 +94,18 @@ def compared(agent: Agent, policy: RLlibPolicy, observations: Sequence[Any], mas
         for who in (policy, agent)
     ]
     return compare(agent.action_space, expected, actual, [row["margin"] for row in rows])
+
+
+def require_served(agent: Agent) -> None:
+    """It is ready as a server, shows its page, and answers its first recorded row as recorded."""
+    server = Server(agent)
+    assert request(server, "/readyz") == (200, {"status": "ready"})
+    shown, (row, *_) = request(server, "/form.json")[1], agent.recorded(limit=1)
+    body = {"observation": shown["observation"], **({} if row.mask is None else {"action_mask": row.mask})}
+    status, answer = request(server, "/act", body)
+    assert status == 200, answer
+    action = from_json(agent.action_space, answer["action"])
+    assert compare(agent.action_space, [row.action], [action], [row.margin]).is_equal
 
 
 def _weights(algo: Any) -> dict[str, np.ndarray]:

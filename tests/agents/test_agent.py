@@ -260,3 +260,13 @@ def test_a_second_export_goes_beside_the_first(adder_run, adder_agent):
     assert adder_agent.name == "agent"
     assert again.name.startswith("agent-000001")
     assert Agent.load(again).verify().is_equal
+
+
+def test_a_mask_for_an_agent_that_takes_none_is_refused_everywhere(adder_agent):
+    agent, seen = Agent.load(adder_agent), {"value": [17.0]}
+    for act in (agent.act, agent.session().act):
+        with pytest.raises(SimError, match="An action mask was given"):
+            act(seen, mask=[1, 0])
+    with pytest.raises(SimError, match="An action mask was given"):
+        agent.act_batch([seen], masks=[[1, 0]])
+    assert agent.session().act(seen) == agent.sessions(2).act({1: seen}, masks={1: None})[1]

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tests.agents.runs import Plant, compared, quick_run
+from tests.agents.runs import Plant, compared, quick_run, require_served
 
 from platotk.agents import export as exporting
 from platotk.agents.agent import Agent
@@ -141,6 +141,7 @@ def test_the_agent_acts_as_the_trained_policy(name: str, tmp_path: Path):
     sim.reset(seed=4711)
     fresh = [(agent.observation_space.sample(), sim._info().get("action_mask")) for _ in range(50)]
     assert compared(agent, load_policy(run), [obs for obs, _ in fresh], [mask for _, mask in fresh]).is_equal
+    require_served(agent)
 
 
 def test_a_run_of_plato_train_is_exported(adder_run: Run, adder_agent: Path):

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.agents.runs import compared, quick_run
+from tests.agents.runs import compared, quick_run, require_served
 
 from platotk.agents.agent import Agent
 from platotk.agents.export import export
@@ -84,6 +84,7 @@ def require_equal(algorithm: str, pair: str, has_memory: bool, folder: Path) -> 
     assert proof.num_rows >= 1000
     observations, masks = fresh(pair)
     assert compared(agent, load_policy(run), observations, masks).is_equal
+    require_served(agent)
 
 
 def fresh(pair: str) -> tuple[list[Any], list[Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from gymnasium import spaces
-from tests.agents.served import ask, served, write_agent
+from tests.agents.served import ask, served, with_guard, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.errors import SimError
@@ -211,24 +211,35 @@ def test_ten_thousand_mutated_observations(tmp_path: Path) -> None:
 
 
 BUNDLES = """
-import json, random, sys
+import gc, json, random, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from tests.agents.test_fuzz import garble_bundle
+import logging, psutil
+from tests.agents.served import request
+from tests.agents.test_fuzz import GOOD, garble_bundle
 from platotk.agents.agent import Agent
+from platotk.agents.application import Server
 from platotk.errors import PlatoError
+logging.disable()
 folder, num_bundles, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
 good = {path.name: path.read_bytes() for path in folder.iterdir()}
-refused = 0
+refused, used, sizes = 0, 0, []
 for number in range(num_bundles):
     garble_bundle(rng, folder, good)
     print(number, file=sys.stderr)
     try:
         agent = Agent.load(folder)
-        agent.verify() if agent.manifest.get("parity") else None
+        agent.verify()
+        status, answer = request(Server(agent), "/act", {"observation": GOOD})
+        assert status == 200 or (status in (422, 500) and set(answer) == {"error", "field"}), (status, answer)
+        used += 1
     except PlatoError:
         refused += 1
-print(json.dumps({"refused": refused, "loaded": num_bundles - refused}))
+    if number % 50 == 49:
+        gc.collect()
+        sizes.append(psutil.Process().memory_info().rss)
+grown = max(sizes[1:], default=sizes[0]) - sizes[0]
+print(json.dumps({"refused": refused, "used": used, "grown": grown}))
 """
 
 
@@ -239,6 +250,16 @@ def garble_bundle(rng: random.Random, folder: Path, good: dict[str, bytes]) -> N
     for name, data in good.items():
         (folder / name).write_bytes(data)
     name = rng.choice(sorted(good))
+    if name == "parity.json" and rng.random() < 0.6:  # still JSON, and no longer a recording
+        recording = json.loads(good[name])
+        if rng.random() < 0.7:
+            row = rng.randrange(len(recording["rows"]))
+            recording["rows"][row] = changed(rng, recording["rows"][row])
+        else:
+            recording = changed(rng, recording)
+        (folder / name).write_bytes(json.dumps(recording).encode())
+        sign(folder, good)
+        return
     if name == "manifest.json":
         content = changed(rng, json.loads(good[name])) if rng.random() < 0.8 else None
         if isinstance(content, dict) and rng.random() < 0.7:
@@ -254,11 +275,18 @@ def garble_bundle(rng: random.Random, folder: Path, good: dict[str, bytes]) -> N
         return
     (folder / name).write_bytes(garbled(rng, good[name]))
     if rng.random() < 0.8:
-        content = json.loads(good["manifest.json"])
-        for key in ("schema", "kind", "files", "manifest_sha256"):
-            content.pop(key)
-        (folder / "manifest.json").unlink()
-        write_manifest(folder, content)
+        sign(folder, good)
+
+
+def sign(folder: Path, good: dict[str, bytes]) -> None:
+    """Make the hashes right again."""
+    from platotk.agents.manifest import write_manifest
+
+    content = json.loads(good["manifest.json"])
+    for key in ("schema", "kind", "files", "manifest_sha256"):
+        content.pop(key)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, content)
 
 
 def garble_bundles(folder: Path, num_bundles: int, seed: int) -> None:
@@ -269,13 +297,21 @@ def garble_bundles(folder: Path, num_bundles: int, seed: int) -> None:
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
     seen = json.loads(done.stdout.splitlines()[-1])  # onnxruntime says things on stdout, too
     assert seen["refused"] > num_bundles // 3, seen
+    assert seen["used"] > num_bundles // 20, seen
+    assert seen["grown"] < 60e6, seen
+
+
+def whole_agent(folder: Path) -> Path:
+    """One with everything in it that a bundle may hold: memory, rows of a recording, guards."""
+    agent = write_agent(folder, TANK, has_memory=True, num_rows=20)
+    return with_guard(agent, clamp={"action": {"high": 100.0}}, on_missing="hold", fallback=[0.0])
 
 
 def test_two_hundred_garbled_bundles(tmp_path: Path) -> None:
-    garble_bundles(write_agent(tmp_path / "agent", TANK), 200, seed=5)
+    garble_bundles(whole_agent(tmp_path / "agent"), 200, seed=5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 20))
 def test_ten_thousand_garbled_bundles(tmp_path: Path, seed: int) -> None:
-    garble_bundles(write_agent(tmp_path / "agent", TANK), 1000, seed=seed)
+    garble_bundles(whole_agent(tmp_path / "agent"), 1000, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.agents.served import ask, served, with_guard, write_agent
+from tests.agents.served import ask, request, served, with_guard, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
@@ -207,84 +206,71 @@ def test_a_controller_that_is_not_there_is_said(tmp_path: Path, plant: Path, nam
 # The server
 
 
-def call(app: Server, path: str, body: Any = None) -> tuple[int, Any]:
-    """Status and answer, without a socket."""
-    sent: list[dict[str, Any]] = []
-    data = b"" if body is None else json.dumps(body).encode()
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": data}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": path, "method": "POST" if data else "GET", "headers": []}
-    asyncio.run(app(scope, receive, send))
-    text = sent[1]["body"].decode()
-    return sent[0]["status"], text if path == "/metrics" else json.loads(text)
-
-
 def test_the_answer_says_what_the_guards_did(tmp_path: Path) -> None:
     app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
     did = [{"guard": "clamp", "leaf": "action"}]
-    assert call(app, "/act", {"observation": seen(9)}) == (200, {"action": [5.0], "guarded": did})
-    assert call(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
-    assert call(app, "/act", {"observations": [seen(4), seen(9)]}) == (
+    assert request(app, "/act", {"observation": seen(9)}) == (200, {"action": [5.0], "guarded": did})
+    assert request(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
+    assert request(app, "/act", {"observations": [seen(4), seen(9)]}) == (
         200,
         {"actions": [[4.0], [5.0]], "guarded": [[], did]},
     )
-    assert call(app, "/v1/prediction", seen(9)) == (200, [5.0])
-    assert 'plato_guard_actions_total{guard="clamp",leaf="action"} 3' in call(app, "/metrics")[1]
+    assert request(app, "/v1/prediction", seen(9)) == (200, [5.0])
+    assert 'plato_guard_actions_total{guard="clamp",leaf="action"} 3' in request(app, "/metrics")[1]
 
 
 def test_a_stale_observation_is_held(tmp_path: Path) -> None:
     app = Server(Agent.load(guarded(tmp_path / "agent", stale_s=30, on_stale="hold", fallback=1.0)))
     now = time.time()
-    assert call(app, "/act", {"observation": seen(9), "observed_at": now}) == (200, {"action": [9.0]})
-    status, answer = call(app, "/act", {"observation": seen(4), "observed_at": now - 60})
+    assert request(app, "/act", {"observation": seen(9), "observed_at": now}) == (200, {"action": [9.0]})
+    status, answer = request(app, "/act", {"observation": seen(4), "observed_at": now - 60})
     assert (status, answer["action"]) == (200, [9.0])
     assert [one["guard"] for one in answer["guarded"]] == ["stale", "hold"]
-    assert call(app, "/act", {"observation": seen(4), "observed_at": now - 60, "client": "other"})[1]["action"] == [1.0]
-    assert call(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
+    assert request(app, "/act", {"observation": seen(4), "observed_at": now - 60, "client": "other"})[1]["action"] == [
+        1.0
+    ]
+    assert request(app, "/act", {"observation": seen(4)}) == (200, {"action": [4.0]})
 
 
 def test_what_a_guard_deals_with_is_no_422(tmp_path: Path) -> None:
     guard = {"on_missing": "fallback", "on_out_of_range": "clip", "fallback": 1.0}
     app = Server(Agent.load(guarded(tmp_path / "agent", **guard)))
-    assert call(app, "/act", {"observation": {"level": [1]}})[1]["guarded"][0] == {
+    assert request(app, "/act", {"observation": {"level": [1]}})[1]["guarded"][0] == {
         "guard": "missing",
         "leaf": 'odd "key"',
     }
-    assert call(app, "/act", {"observation": seen(None)})[1]["action"] == [1.0]
-    assert call(app, "/act", {"observation": None})[1]["action"] == [1.0]
-    assert call(app, "/act", {"observation": seen(11)})[1]["action"] == [10.0]
+    assert request(app, "/act", {"observation": seen(None)})[1]["action"] == [1.0]
+    assert request(app, "/act", {"observation": None})[1]["action"] == [1.0]
+    assert request(app, "/act", {"observation": seen(11)})[1]["action"] == [10.0]
     for wrong in (seen("much"), {**seen(1), "lvel": 1}, 3, seen([1, 2])):
-        status, answer = call(app, "/act", {"observation": wrong})
+        status, answer = request(app, "/act", {"observation": wrong})
         assert (status, answer["field"].split(".")[0]) == (422, "observation")
-    text = call(app, "/metrics")[1]
+    text = request(app, "/metrics")[1]
     assert 'plato_guard_actions_total{guard="missing",leaf="odd \\"key\\""} 2' in text
 
 
 def test_without_such_a_guard_it_still_is(tmp_path: Path) -> None:
     app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
-    assert call(app, "/act", {"observation": {"level": [1]}})[0] == 422
-    assert call(app, "/act", {"observation": seen(11)})[0] == 422
+    assert request(app, "/act", {"observation": {"level": [1]}})[0] == 422
+    assert request(app, "/act", {"observation": seen(11)})[0] == 422
 
 
 def test_per_second_goes_by_the_servers_clock(tmp_path: Path) -> None:
     app = Server(Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_second": 1.0}}, step_s=1000)))
-    call(app, "/act", {"observation": seen(0)})
-    assert call(app, "/act", {"observation": seen(9)})[1]["action"][0] < 1.0  # step_s is for sims, which have no clock
+    request(app, "/act", {"observation": seen(0)})
+    assert (
+        request(app, "/act", {"observation": seen(9)})[1]["action"][0] < 1.0
+    )  # step_s is for sims, which have no clock
     now = time.time()
-    assert call(app, "/act", {"observation": seen(0), "observed_at": now, "client": "a"})[1]["action"] == [0.0]
-    assert call(app, "/act", {"observation": seen(9), "observed_at": now + 2, "client": "a"})[1]["action"] == [
+    assert request(app, "/act", {"observation": seen(0), "observed_at": now, "client": "a"})[1]["action"] == [0.0]
+    assert request(app, "/act", {"observation": seen(9), "observed_at": now + 2, "client": "a"})[1]["action"] == [
         pytest.approx(2.0, abs=1e-6)
     ]
 
 
 def test_the_contract_says_so(tmp_path: Path) -> None:
     app = Server(Agent.load(guarded(tmp_path / "agent", clamp={"action": {"high": 5}})))
-    document = call(app, "/openapi.json")[1]
+    document = request(app, "/openapi.json")[1]
     answers = document["paths"]["/act"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]["oneOf"]
     assert all("guarded" in answer["properties"] and "guarded" not in answer["required"] for answer in answers)
 

@@ -53,7 +53,8 @@ def test_agents_with_memory_are_asked_episode_by_episode(tmp_path: Path) -> None
 def test_guards_answer_there_as_they_do_here(has_memory: bool, tmp_path: Path) -> None:
     agent = write_recorded_agent(tmp_path / "agent", has_memory=has_memory)
     (agent / "openapi.json").unlink()
-    with_guard(agent, slew={"action": {"per_second": 2.0, "per_step": 1.0}}, stale_s=60, on_stale="hold", fallback=0.0)
+    slew = {"action": {"per_second": 2.0, "per_step": 1.0}}
+    with_guard(agent, slew=slew, step_s=1.0, stale_s=60, on_stale="hold", fallback=0.0)
     with served(agent) as address:
         found = smoke(Scoring(f"{address}/act", ""), Agent.load(agent))
     assert found.is_equal

@@ -8,11 +8,8 @@ observations in training encodes them here, so that both see the same numbers.
 from __future__ import annotations
 
 import copy
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,25 +17,17 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 
-from ..errors import AgentError, ProjectError, SimError, missing_extra
-from ..spaces import Adapter, columns_of, from_json, rows_of
+from ..errors import AgentError, ProjectError, SimError
+from ..spaces import Adapter, columns_of, rows_of
 from .archive import is_archive
 from .guarded import GuardedPolicy, GuardedSession, GuardedSessions
 from .guards import Guards
+from .inference import open_model, read_state
 from .manifest import read_manifest
 from .model_file import inspect_model
 from .parity import Verification, compare
-from .recorded import unpack
+from .recorded import Row, read_rows
 from .units import checked_units
-
-
-@dataclass(frozen=True)
-class StateEntry:
-    """One tensor of a policy's memory: its input and output in the model, and its shape without the batch."""
-
-    input: str
-    output: str
-    shape: tuple[int, ...]
 
 
 class Agent:
@@ -59,10 +48,7 @@ class Agent:
         try:
             self.adapter = Adapter.from_json(manifest["adapter"])
             self._outputs: list[str] = [str(name) for name in manifest["model"]["outputs"]]
-            self._state = [
-                StateEntry(str(entry["input"]), str(entry["output"]), tuple(int(n) for n in entry["shape"]))
-                for entry in manifest["model"]["state"]
-            ]
+            self._state = read_state(manifest["model"]["state"])
             guard = manifest.get("guard")
             self.guards = Guards(guard, self.adapter) if guard else None
             self.units = checked_units(manifest.get("units"), self.adapter)
@@ -70,7 +56,7 @@ class Agent:
             raise AgentError(f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error
         self.controllers: bool | Path = False
         self._parity = files["parity.json"]
-        self._run = _session(files["policy.onnx"], self._outputs + [entry.output for entry in self._state])
+        self._run = open_model(files["policy.onnx"], self.adapter, self._outputs, self._state)
         self._is_mixed = len(self._outputs) > 1
 
     @classmethod
@@ -202,23 +188,29 @@ class Agent:
         """Replay the recorded observations and compare with what RLlib answered at the export; without guards."""
         if self.guards is not None:
             return self.unguarded.verify()
-        recorded = json.loads(self._parity)
+        rows = self.recorded()
         began = time.perf_counter()
-        rows = recorded["rows"]
-        observations = [unpack(self.observation_space, row["observation"]) for row in rows]
-        masks = [row.get("mask") for row in rows]
         sessions = self.sessions(1)
         actions: list[Any] = []
         if self._state:
-            for row, obs, mask in zip(rows, observations, masks, strict=True):
-                if row.get("is_first"):
+            for row in rows:
+                if row.is_first:
                     sessions.reset(0)
-                actions.append(sessions.act({0: obs}, masks={0: mask})[0])
+                actions.append(sessions.act({0: row.observation}, masks={0: row.mask})[0])
         else:
-            actions = self.act_batch(observations, masks=masks if self.adapter.mask_source == "info" else None)
-        expected = [from_json(self.action_space, row["action"], check_bounds=False) for row in rows]
-        margins = [row.get("margin") for row in rows]
-        return compare(self.action_space, expected, actions, margins, seconds=time.perf_counter() - began)
+            masks = [row.mask for row in rows] if self.adapter.mask_source == "info" else None
+            actions = self.act_batch([row.observation for row in rows], masks=masks)
+        seconds = time.perf_counter() - began
+        expected, margins = [row.action for row in rows], [row.margin for row in rows]
+        return compare(self.action_space, expected, actions, margins, seconds=seconds)
+
+    def recorded(self, *, limit: int | None = None) -> list[Row]:
+        """The rows of its recording, or the first of them.
+
+        Raises:
+            AgentError: parity.json is not what an export writes.
+        """
+        return read_rows(self._parity, self.adapter, limit=limit)
 
     def _decode(self, outputs: list[Any]) -> list[Any]:
         if self._is_mixed:
@@ -267,8 +259,9 @@ class AgentSessions:
         agent, rows = self._agent, list(observations)
         if not rows:
             return {}
-        has_masks = agent.adapter.mask_source == "info"
-        given = [(masks or {}).get(row) for row in rows] if has_masks else None
+        given = [masks.get(row) for row in rows] if masks else None
+        if given is not None and agent.adapter.mask_source != "info" and not any(one is not None for one in given):
+            given = None  # nothing to refuse, and the faster way
         feeds = _feeds(agent.adapter.encode_batch([observations[row] for row in rows], given))
         for entry, memory in zip(agent._state, self._memory, strict=True):
             feeds[entry.input] = memory[rows]
@@ -281,30 +274,3 @@ class AgentSessions:
 
 def _feeds(encoded: Any) -> dict[str, Any]:
     return dict(encoded) if isinstance(encoded, dict) else {"vector": encoded}
-
-
-def _session(model: bytes, outputs: list[str]) -> Any:
-    """A function from named inputs to the listed outputs, on one thread: a policy is too small to share out."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it reports to Microsoft on Linux as well
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "serve") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        known = {output.name for output in session.get_outputs()}
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        raise AgentError(f"policy.onnx cannot be loaded: {error}", hint="Export the agent again.") from error
-    if not set(outputs) <= known:
-        raise AgentError(
-            f"policy.onnx lacks the outputs {sorted(set(outputs) - known)}.", hint="Export the agent again."
-        )
-    run = session.run
-
-    def call(feeds: dict[str, Any]) -> Any:
-        return run(outputs, feeds)
-
-    return call

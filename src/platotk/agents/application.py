@@ -125,8 +125,9 @@ class Server:
                 extra += [(b"connection", b"close")]
             if status == 401:
                 extra += [(b"www-authenticate", b"Bearer")]
-        except Exception:
-            logger.exception("the agent failed on a request")
+        except Exception as error:
+            is_known = isinstance(error, AgentError)
+            logger.error("the agent failed on a request: %s", error, exc_info=None if is_known else error)
             status, kind, content = 500, JSON, b'{"error":"the agent failed; see the log of the server","field":null}'
         self.metrics.answered(path if route else "other", status, time.perf_counter() - began)
         headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode()), *extra]
@@ -310,15 +311,13 @@ def prove(agent: Agent) -> None:
     Raises:
         AgentError: The agent acts differently on this machine.
     """
-    rows = json.loads(agent._parity)["rows"][:NUM_PROOF_ROWS]
+    rows = agent.recorded(limit=NUM_PROOF_ROWS)
     session, actions = agent.session(), []
     for row in rows:
-        if row.get("is_first"):
+        if row.is_first:
             session.reset()
-        observation = from_json(agent.observation_space, row["observation"], check_bounds=False)
-        actions.append(session.act(observation, mask=row.get("mask")))
-    expected = [from_json(agent.action_space, row["action"], check_bounds=False) for row in rows]
-    proof = compare(agent.action_space, expected, actions, [row.get("margin") for row in rows])
+        actions.append(session.act(row.observation, mask=row.mask))
+    proof = compare(agent.action_space, [row.action for row in rows], actions, [row.margin for row in rows])
     if proof.max_error > 1e-4 or proof.num_mismatches:
         raise AgentError(
             f"{agent.path} does not act as recorded: {proof.num_mismatches} of {len(rows)} choices differ, "

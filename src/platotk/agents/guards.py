@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import AgentError, ProjectError, SimError
 from ..spaces import Adapter, from_json
+from .guard_data import require_guard
 from .guard_inputs import Inputs
 from .guard_leaves import Leaf, Leaves
 from .guard_rules import Rule
@@ -62,10 +63,12 @@ class Guards:
         where: Names the place of a key for messages; gets `guard.clamp.valve`.
 
     Raises:
-        ProjectError: A leaf that does not exist, a limit outside its space, a fallback that is no action.
+        ProjectError: A key or value that is none of a guard, a leaf that does not exist, a limit outside its space, a
+            fallback that is no action.
     """
 
     def __init__(self, data: Mapping[str, Any], adapter: Adapter, *, where: Callable[[str], str] = str) -> None:
+        require_guard(data, where)
         self.data = dict(data)
         self._adapter = adapter
         self._where = where

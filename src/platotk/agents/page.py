@@ -6,7 +6,6 @@ Given an agent, `form` gives a flat list of inputs, each with its path into the 
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,16 @@ def form(agent: Agent, *, name: str) -> dict[str, Any]:
         `unit`), or None in their place when there are too many, `mask` (how many entries an action mask has, or None),
         and `action_units` by leaf of the action.
     """
-    rows = json.loads(agent._parity)["rows"]
+    rows = agent.recorded(limit=1)
     space = agent.observation_space
-    observation = rows[0]["observation"] if rows else to_json(space, space.sample())
+    observation = to_json(space, rows[0].observation if rows else space.sample(), name="observation")
     inputs = _inputs(space, [], "", agent.units) if _size(space) <= MAX_INPUTS else None
     has_mask = agent.adapter.mask_source == "info"
     return {
         "name": name,
         "observation": observation,
         "inputs": inputs,
-        "mask": rows[0].get("mask") if has_mask and rows else None,
+        "mask": rows[0].mask if has_mask and rows else None,
         "has_memory": agent.has_memory,
         "action_units": agent.units["action"],
     }

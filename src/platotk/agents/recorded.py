@@ -1,25 +1,95 @@
-"""Recorded values of a space as JSON, small enough for images.
+"""Recorded values of a space as JSON, small enough for images, and the rows of parity.json.
 
 Given a space and a value, gives what `spaces.to_json` gives, except that an array of many numbers becomes one packed
-string; and back. Nothing read from a file is trusted: a packed array must unpack to exactly its space's shape.
+string; and back. `read_rows` reads the recording of an agent. Nothing read from a file is trusted: a packed array must
+unpack to exactly its space's shape, and whatever else is wrong with a row is an `AgentError`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import Space, spaces
 
 from ..errors import AgentError, SimError
-from ..spaces import from_json, to_json
+from ..spaces import Adapter, from_json, to_json
 
 PACKED_FROM = 256
 """Boxes of this many numbers or more are packed: zlib, base64, little-endian, in C order."""
+
+_UNREADABLE = (SimError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recorded step.
+
+    Attributes:
+        observation: In the sim's own space.
+        action: What the trained policy answered, likewise.
+        mask: As the sim gave it, or None.
+        is_first: Whether it begins an episode.
+        margin: How decided the policy was; None where there is no choice.
+    """
+
+    observation: Any
+    action: Any
+    mask: Any
+    is_first: bool
+    margin: float | None
+
+
+def read_rows(data: bytes, adapter: Adapter, *, limit: int | None = None) -> list[Row]:
+    """The rows of parity.json, each checked against the agent's spaces.
+
+    Args:
+        data: The bytes of the file.
+        adapter: For the spaces, and for whether there are masks.
+        limit: Only the first so many.
+
+    Raises:
+        AgentError: It is not what an export writes; the row is named.
+    """
+    try:
+        recording = json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(f"it is not JSON: {error}") from None
+    rows = recording.get("rows") if isinstance(recording, dict) else None
+    if not isinstance(rows, list):
+        raise _unreadable("it holds no rows")
+    found = []
+    for number, row in enumerate(rows[:limit]):
+        try:
+            found.append(_row(row, adapter))
+        except AgentError as error:
+            raise AgentError(f"parity.json, row {number}: {error.message}", hint=error.hint) from error
+        except _UNREADABLE as error:
+            raise _unreadable(f"row {number}: {error!r}") from error
+    return found
+
+
+def _row(row: Any, adapter: Adapter) -> Row:
+    if not isinstance(row, dict) or not row.keys() >= {"observation", "action"}:
+        raise ValueError("no observation or no action")
+    mask, margin, is_first = row.get("mask"), row.get("margin"), row.get("is_first", False)
+    if mask is not None:
+        if adapter.mask_source != "info":
+            raise ValueError("a mask, and the agent takes none")
+        adapter.encode_mask(mask)
+    if margin is not None and (isinstance(margin, bool) or not math.isfinite(margin)):
+        raise ValueError("a margin that is no number")
+    if not isinstance(is_first, bool):
+        raise ValueError("is_first is neither true nor false")
+    observation = unpack(adapter.observation_space, row["observation"])
+    return Row(observation, from_json(adapter.action_space, row["action"], check_bounds=False), mask, is_first, margin)
 
 
 def pack(space: Space[Any], value: Any) -> Any:
@@ -49,8 +119,8 @@ def unpack(space: Space[Any], data: Any) -> Any:
     """
     try:
         return _unpack(space, data)
-    except (SimError, ValueError, TypeError, KeyError, zlib.error, binascii.Error) as error:
-        raise AgentError(f"parity.json cannot be read: {error}", hint="Export the agent again.") from error
+    except (*_UNREADABLE, zlib.error, binascii.Error) as error:
+        raise _unreadable(str(error)) from error
 
 
 def _unpack(space: Space[Any], data: Any) -> Any:
@@ -76,3 +146,11 @@ def _is_packed(space: Space[Any]) -> bool:
 def _little(space: Space[Any]) -> np.dtype[Any]:
     little: np.dtype[Any] = np.dtype(space.dtype).newbyteorder("<")
     return little
+
+
+def _unreadable(why: str) -> AgentError:
+    return AgentError(f"parity.json cannot be read: {why[:300]}", hint="Export the agent again.")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..agents.agent import Agent
 from ..agents.parity import Verification, compare
-from ..agents.recorded import unpack
+from ..agents.recorded import Row
 from ..errors import AzureError
 from ..spaces import from_json, to_json
 from .client import asking
@@ -119,14 +119,14 @@ def smoke(scoring: Scoring, agent: Agent) -> Smoke:
     Raises:
         AzureError: It did not answer, or refused an observation.
     """
-    rows = json.loads(agent._parity)["rows"]
+    rows = agent.recorded()
     single = rows[:NUM_SINGLE]
     answered, expected, times = _one_by_one(scoring, agent, single)
-    margins = [row.get("margin") for row in single]
+    margins = [row.margin for row in single]
     if not agent.has_memory:
         rest = rows[NUM_SINGLE:]
         expected += _expected_alone(agent, rest)
-        margins += [row.get("margin") for row in rest]
+        margins += [row.margin for row in rest]
         for body in _batches(agent, rest):
             answered += scoring.ask(body)["actions"]
     space = agent.action_space
@@ -138,48 +138,46 @@ def smoke(scoring: Scoring, agent: Agent) -> Smoke:
 
 def first_body(agent: Agent) -> dict[str, Any]:
     """The first recorded observation, as a client sends it."""
-    (row, *_) = json.loads(agent._parity)["rows"]
-    mask = {} if row.get("mask") is None else {"action_mask": row["mask"]}
+    (row, *_) = agent.recorded(limit=1)
+    mask = {} if row.mask is None else {"action_mask": row.mask}
     return {**_observation(agent, row), **mask, "client": f"smoke-{uuid.uuid4().hex}"}
 
 
-def _one_by_one(scoring: Scoring, agent: Agent, rows: list[dict[str, Any]]) -> tuple[list[Any], list[Any], list[float]]:
+def _one_by_one(scoring: Scoring, agent: Agent, rows: list[Row]) -> tuple[list[Any], list[Any], list[float]]:
     """Answers, what they should be, and how long they took; an episode is a client of its own."""
     answered, expected, times = [], [], []
     session, client = agent.session(), ""
     for number, row in enumerate(rows):
-        if row.get("is_first") or not agent.has_memory or not client:
+        if row.is_first or not agent.has_memory or not client:
             session.reset()
             client = f"smoke-{uuid.uuid4().hex}"
         observed_at = time.time()
         body = {**_observation(agent, row), "client": client, "observed_at": observed_at}
-        if row.get("mask") is not None:
-            body["action_mask"] = row["mask"]
+        if row.mask is not None:
+            body["action_mask"] = row.mask
         began = time.perf_counter()
         answered.append(scoring.ask(body, patience_s=0.0 if number else WARM_UP_S)["action"])
         times.append(time.perf_counter() - began)
         if agent.guards is None:
-            expected.append(from_json(agent.action_space, row["action"], check_bounds=False))
+            expected.append(row.action)
         else:
-            observation = unpack(agent.observation_space, row["observation"])
-            expected.append(session.act(observation, mask=row.get("mask"), observed_at=observed_at))
+            expected.append(session.act(row.observation, mask=row.mask, observed_at=observed_at))
     return answered, expected, times
 
 
-def _observation(agent: Agent, row: dict[str, Any]) -> dict[str, Any]:
-    space = agent.observation_space
-    return {"observation": to_json(space, unpack(space, row["observation"]))}
+def _observation(agent: Agent, row: Row) -> dict[str, Any]:
+    return {"observation": to_json(agent.observation_space, row.observation)}
 
 
-def _expected_alone(agent: Agent, rows: list[dict[str, Any]]) -> list[Any]:
+def _expected_alone(agent: Agent, rows: list[Row]) -> list[Any]:
     if agent.guards is None:
-        return [from_json(agent.action_space, row["action"], check_bounds=False) for row in rows]
-    observations = [unpack(agent.observation_space, row["observation"]) for row in rows]
+        return [row.action for row in rows]
     has_masks = agent.adapter.mask_source == "info"
-    return agent.act_batch(observations, masks=[row.get("mask") for row in rows] if has_masks else None)
+    masks = [row.mask for row in rows] if has_masks else None
+    return agent.act_batch([row.observation for row in rows], masks=masks)
 
 
-def _batches(agent: Agent, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _batches(agent: Agent, rows: list[Row]) -> Iterator[dict[str, Any]]:
     """Bodies of several rows each, none too large for a server."""
     taken: list[dict[str, Any]] = []
     size = 0
@@ -189,7 +187,7 @@ def _batches(agent: Agent, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
         if taken and (len(taken) == _BATCH or size + chars > MAX_BODY_CHARS):
             yield _body(taken)
             taken, size = [], 0
-        taken.append({"observation": one, "mask": row.get("mask")})
+        taken.append({"observation": one, "mask": row.mask})
         size += chars
     if taken:
         yield _body(taken)

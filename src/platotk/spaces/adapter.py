@@ -7,6 +7,7 @@ cannot be learned from is refused here, with a recipe, before anything is traine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from platotk.errors import ProjectError, SimError
 from platotk.spaces.actions import Decoding
 from platotk.spaces.columns import rows_of
 from platotk.spaces.description import space_from_json, space_to_json
+from platotk.spaces.features import MAX_ENTRIES
 from platotk.spaces.frames import stacked_space
 from platotk.spaces.leaves import Array, Space, describe_space, did_you_mean, short
 from platotk.spaces.masks import Masks, mask_size
@@ -124,6 +126,12 @@ class Adapter:
         self.frame_stack = int(frame_stack)
         if self.frame_stack < 1:
             raise ProjectError(f"frame_stack is {frame_stack}; expected at least 1.")
+        num_entries = self._encoding.size + sum(math.prod(image.encoded.shape) for image in self._encoding.images)
+        if self.frame_stack > 1 and self.frame_stack * num_entries > MAX_ENTRIES:
+            raise ProjectError(
+                f"frame_stack is {frame_stack}: of {num_entries:,} numbers each, that is "
+                f"{self.frame_stack * num_entries:,}; the most is {MAX_ENTRIES:,}."
+            )
         self.numeric = np.tile(self._encoding.numeric, self.frame_stack)
         self.numeric.setflags(write=False)
         self.num_logits = self._masks.num_logits

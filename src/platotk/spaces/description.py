@@ -6,6 +6,7 @@ dtype, key order and exact bounds. Infinite bounds are null, as JSON has no infi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from platotk.errors import SimError
 from platotk.spaces.leaves import Array, Space, did_you_mean, dtype_of, short
 
 _MAX_DEPTH = 64
-_MAX_ELEMENTS = 1 << 27
+_MAX_ELEMENTS = 1 << 24  # of all arrays of a space together: as many numbers as an observation may have
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
@@ -82,7 +83,22 @@ def space_from_json(data: Any) -> Space:
     Raises:
         SimError: Not a description of a space; the message says what is wrong with it.
     """
+    if (size := _size(data, 0)) > _MAX_ELEMENTS:
+        raise SimError(f"A space of {size:,} numbers is too large; the most is {_MAX_ELEMENTS:,}.")
     return _read(data, 0)
+
+
+def _size(data: Any, depth: int) -> int:
+    """How many numbers the arrays of a description stand for, before any of them is made."""
+    if not isinstance(data, Mapping) or depth > _MAX_DEPTH:
+        return 0  # which is said when it is read
+    children = data["spaces"] if isinstance(data.get("spaces"), list) else []
+    parts = [one[-1] if isinstance(one, list) and one else one for one in children]
+    parts += [data[key] for key in ("space", "node", "edge") if key in data]
+    sides = data.get("shape", data.get("n")) if data.get("type") in ("box", "multi_binary") else 0
+    sides = sides if isinstance(sides, list) else [sides]
+    own = math.prod(abs(int(side)) for side in sides if isinstance(side, (int, float)) and abs(side) < 1e18)
+    return own + sum(_size(part, depth + 1) for part in parts)
 
 
 def _bounds_to_json(bounds: Array, is_bounded: Array) -> Any:
@@ -114,10 +130,7 @@ def _read(data: Any, depth: int) -> Space:
 
 def _read_box(data: Mapping[str, Any], depth: int) -> Space:
     shape = tuple(int(n) for n in data["shape"])
-    size = 1
-    for side in shape:
-        size *= side
-    if size > _MAX_ELEMENTS or min(shape, default=0) < 0:
+    if math.prod(shape) > _MAX_ELEMENTS or min(shape, default=0) < 0:
         raise SimError(f"A Box of shape {shape} is too large.")
     dtype = np.dtype(data["dtype"])
     low, below = _read_bounds(data["low"], shape, dtype, is_low=True)
@@ -129,9 +142,6 @@ def _read_box(data: Mapping[str, Any], depth: int) -> Space:
 
 def _read_bounds(data: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_low: bool) -> tuple[Array, Array]:
     """The bounds in their dtype, exactly, and which of them are finite."""
-    given = np.array(data, dtype=object) if isinstance(data, list) else np.full(shape, data, dtype=object)
-    given = given.reshape(shape)
-    is_bounded = np.array([value is not None for value in given.reshape(-1)], dtype=bool).reshape(shape)
     limit: Any
     if dtype.kind == "f":
         limit = -np.inf if is_low else np.inf
@@ -139,6 +149,10 @@ def _read_bounds(data: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_
         limit = not is_low
     else:
         limit = np.iinfo(dtype).min if is_low else np.iinfo(dtype).max
+    if not isinstance(data, list):  # one bound for all
+        return np.full(shape, limit if data is None else data, dtype), np.full(shape, data is not None)
+    given = np.array(data, dtype=object).reshape(shape)
+    is_bounded = np.array([value is not None for value in given.reshape(-1)], dtype=bool).reshape(shape)
     values = [limit if value is None else value for value in given.reshape(-1)]
     return np.array(values, dtype=dtype).reshape(shape), is_bounded
 
