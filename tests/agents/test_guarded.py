@@ -255,17 +255,84 @@ def test_without_such_a_guard_it_still_is(tmp_path: Path) -> None:
     assert request(app, "/act", {"observation": seen(11)})[0] == 422
 
 
-def test_per_second_goes_by_the_servers_clock(tmp_path: Path) -> None:
-    app = Server(Agent.load(guarded(tmp_path / "agent", slew={"action": {"per_second": 1.0}}, step_s=1000)))
-    request(app, "/act", {"observation": seen(0)})
-    assert (
-        request(app, "/act", {"observation": seen(9)})[1]["action"][0] < 1.0
-    )  # step_s is for sims, which have no clock
-    now = time.time()
-    assert request(app, "/act", {"observation": seen(0), "observed_at": now, "client": "a"})[1]["action"] == [0.0]
-    assert request(app, "/act", {"observation": seen(9), "observed_at": now + 2, "client": "a"})[1]["action"] == [
-        pytest.approx(2.0, abs=1e-6)
-    ]
+PER_SECOND: dict[str, Any] = {"slew": {"action": {"per_second": 1.0}}, "step_s": 1000.0}
+STALE: dict[str, Any] = {"stale_s": 30.0, "on_stale": "hold", "fallback": 9.0}
+T = 1_800_000_000.0
+
+
+class Clock:
+    """The own clock of an agent's guards, set by hand."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.now = T
+        agent.guarded._clock = lambda: self.now
+
+
+def test_a_late_observation_does_not_end_the_speed_limit(tmp_path: Path) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", **PER_SECOND, **STALE))
+    clock, session, sent = Clock(agent), agent.session(), []
+    for after_s, stamped, level in [(0, 0, 0), (1, 1, 9), (1.5, -3600, 9), (2, 2, 9), (3, 3, 9)]:
+        clock.now = T + after_s
+        sent.append(
+            (float(session.act(seen(level), observed_at=T + stamped)[0]), [d["guard"] for d in session.guarded])
+        )
+    assert sent == [(0, []), (1, ["slew"]), (1, ["stale", "hold"]), (1.5, ["slew"]), (2.5, ["slew"])]
+
+
+def test_nor_does_the_fallback_that_is_sent_for_it(tmp_path: Path) -> None:
+    """An hour blind: the fallback was sent a second ago, not an hour ago."""
+    agent = Agent.load(guarded(tmp_path / "agent", **PER_SECOND, **{**STALE, "on_stale": "fallback"}))
+    clock, session = Clock(agent), agent.session()
+    session.act(seen(0), observed_at=T)
+    clock.now = T + 3600
+    assert session.act(seen(0), observed_at=T) == [9.0]
+    clock.now = T + 3601
+    assert session.act(seen(0), observed_at=T + 3601) == [8.0]
+
+
+@pytest.mark.parametrize("guard", [PER_SECOND, {**PER_SECOND, **STALE}], ids=["not judged", "judged stale"])
+def test_an_observation_from_the_future_neither_frees_nor_freezes(tmp_path: Path, guard: dict[str, Any]) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", **guard))
+    clock, session, sent = Clock(agent), agent.session(), []
+    for after_s, stamped in [(0, 0), (1, 1), (2, 1e9), (3, 3), (4, 4)]:
+        clock.now = T + after_s
+        sent.append(float(session.act(seen(9 if after_s else 0), observed_at=T + stamped)[0]))
+    assert sent == ([0, 1, 1, 2, 3] if "stale_s" in guard else [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("stamps", "actions"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 50, 100, 150], [0, 1, 2, 3]),  # more time is said to pass than does
+        ([0, 0.5, 1, 1.5], [0, 0.5, 1, 1.5]),  # less
+        ([0, 1e9, 2, 3], [0, 1, 2, 3]),  # one from the future
+        ([0, -1e9, 2, 3], [0, 1, 2, 3]),  # one from the past
+        ([0, 40, 2, 3], [0, 1, 2, 3]),
+        ([20, 21, 22, 23], [0, 1, 2, 3]),  # a clock that is 20 s fast
+        ([None, None, None, None], [0, 1, 2, 3]),
+    ],
+)
+def test_in_the_server_no_time_that_is_said_makes_it_faster(
+    tmp_path: Path, stamps: list[float | None], actions: list[float]
+) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", **PER_SECOND))
+    app, clock, sent = Server(agent), Clock(agent), []
+    for after_s, stamp in enumerate(stamps):
+        clock.now = T + after_s
+        body = {"observation": seen(9 if after_s else 0), "observed_at": None if stamp is None else T + stamp}
+        sent.append(request(app, "/act", body)[1]["action"][0])
+    assert sent == pytest.approx(actions, abs=1e-6)
+
+
+def test_in_the_server_stale_ones_do_not_either(tmp_path: Path) -> None:
+    agent = Agent.load(guarded(tmp_path / "agent", **PER_SECOND, **STALE))
+    app, clock, sent = Server(agent), Clock(agent), []
+    for after_s, stamp in [(0, 0), (1, 1), (1.5, -3600), (2, 2), (2.5, 3600), (3, 3)]:
+        clock.now = T + after_s
+        body = {"observation": seen(9 if after_s else 0), "observed_at": T + stamp}
+        sent.append(request(app, "/act", body)[1]["action"][0])
+    assert sent == pytest.approx([0, 1, 1, 1.5, 1.5, 2.0], abs=1e-6)
 
 
 def test_the_contract_says_so(tmp_path: Path) -> None:

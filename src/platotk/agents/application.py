@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from ..errors import AgentError, SimError
 from ..spaces import from_json, from_json_batch, to_json, to_json_batch
 from .agent import Agent
-from .guarded import read_observation
+from .guarded import GuardedPolicy, read_observation
 from .openapi import openapi
 from .page import form, html
 from .parity import compare
@@ -206,7 +206,7 @@ class Server:
         masks = self._masks(request)
         did: list[Any] = []
         if self._guarded is not None:
-            actions, did = self._within_guards(request, masks)
+            actions, did = self._within_guards(self._guarded, request, masks)
         else:
             actions = self._several(request, masks) if request.is_batch else [self._one(request, masks)]
         self.metrics.acted(len(actions))
@@ -223,20 +223,22 @@ class Server:
         except SimError as error:
             raise RequestError(f"{name}: the agent has no action for it: {error.message}", field=name) from None
 
-    def _within_guards(self, request: Request, masks: list[Any] | None) -> tuple[list[Any], list[Any]]:
+    def _within_guards(
+        self, guarded: GuardedPolicy, request: Request, masks: list[Any] | None
+    ) -> tuple[list[Any], list[Any]]:
         """The same with guards, which are told when it was observed: now, unless the client knows better."""
         agent, name = self._agent, request.name
         if request.is_batch and agent.has_memory:
             raise RequestError("observations: this agent has memory; send one observation at a time.", field=name)
-        now = time.time() if request.observed_at is None else request.observed_at
+        at = guarded.now() if request.observed_at is None else request.observed_at
         names = [f"{name}[{row}]" if request.is_batch else name for row in range(len(request.observations))]
         actions, did = [], []
         for row, (data, one) in enumerate(zip(request.observations, names, strict=True)):
             with _named(one):
                 observation = read_observation(agent, data, name=one)
-            session = self.sessions.get(request.client) if agent.has_memory else agent.session()
+            session: Any = self.sessions.get(request.client) if agent.has_memory else agent.session()
             try:
-                action = session.act(observation, mask=masks[row] if masks else None, observed_at=now)
+                action = session.act(observation, mask=masks[row] if masks else None, observed_at=at, is_live=True)
                 actions.append(to_json(self._action_space, action, name="action"))
             except SimError as error:
                 raise RequestError(f"{one}: the agent has no action for it: {error.message}", field=name) from None

@@ -130,15 +130,16 @@ class GuardedSession:
         self._rows = rows
         self.guarded: list[dict[str, str]] = []
 
-    def act(self, obs: Any, *, mask: Any = None, observed_at: float | None = None) -> Any:
+    def act(self, obs: Any, *, mask: Any = None, observed_at: float | None = None, is_live: bool = False) -> Any:
         """The action for the next observation.
 
         Args:
             obs: In the sim's own space; with `on_missing`, leaves may be missing or None.
             mask: As `info["action_mask"]`.
             observed_at: When it was observed, in seconds since 1970; None counts as just now.
+            is_live: See `GuardedSessions.act`.
         """
-        action = self._rows.act({0: obs}, masks={0: mask}, observed_at={0: observed_at})[0]
+        action = self._rows.act({0: obs}, masks={0: mask}, observed_at={0: observed_at}, is_live=is_live)[0]
         self.guarded = told(self._rows.did.get(0, []))
         return action
 
@@ -173,8 +174,17 @@ class GuardedSessions:
         *,
         masks: Mapping[int, Any] | None = None,
         observed_at: Mapping[int, float | None] | None = None,
+        is_live: bool = False,
     ) -> dict[int, Any]:
-        """The action for each row that has an observation; a refused one leaves every row as it was."""
+        """The action for each row that has an observation; a refused one leaves every row as it was.
+
+        Args:
+            observations: By row.
+            masks: As `info["action_mask"]`, by row.
+            observed_at: When each was observed, in seconds since 1970.
+            is_live: The actions go to a plant now, and the times come from somebody else: no time that is said to have
+                passed counts for more than has passed here.
+        """
         policy, times, given = self._policy, observed_at or {}, masks or {}
         now = policy.now()
         looks = {row: policy.guards.look(obs, times.get(row), now) for row, obs in observations.items()}
@@ -183,7 +193,13 @@ class GuardedSessions:
         actions = {}
         for row, look in looks.items():
             actions[row], self.did[row] = policy.settle(
-                self._memory[row], look, answers.get(row), observed_at=times.get(row), mask=given.get(row)
+                self._memory[row],
+                look,
+                answers.get(row),
+                observed_at=times.get(row),
+                now=now,
+                is_live=is_live,
+                mask=given.get(row),
             )
         return actions
 

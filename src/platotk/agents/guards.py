@@ -23,14 +23,24 @@ from .guard_rules import Rule
 Did = tuple[str, str]
 """What a guard did: its name and the leaf; ("slew", "valve")."""
 Controller = Callable[[Any], Any]
+MAX_AHEAD_S = 60.0
+"""How far an observation may come from the future; beyond that its time is no time, and it counts as just now."""
 
 
 @dataclass
 class Memory:
-    """What guards remember of one episode: the last action sent, when it was observed, and inputs held in a row."""
+    """What guards remember of one episode.
+
+    Attributes:
+        action: The last one sent.
+        observed_at: When that was, by the clock of the observations.
+        sent_at: When that was, by the clock of this process.
+        num_holds: Inputs held in a row.
+    """
 
     action: Any = None
     observed_at: float | None = None
+    sent_at: float | None = None
     num_holds: int = 0
 
 
@@ -41,6 +51,11 @@ class Look:
     observation: Any
     outcome: str | None = None
     did: list[Did] = field(default_factory=list)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its time says nothing about now."""
+        return any(guard == "stale" for guard, _ in self.did)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,8 @@ class Guards:
         action: Any,
         *,
         observed_at: float | None = None,
+        now: float | None = None,
+        is_live: bool = False,
         mask: Any = None,
         controller: Controller | None = None,
     ) -> tuple[Any, list[Did]]:
@@ -116,6 +133,8 @@ class Guards:
             look: What `look` made of the observation.
             action: The policy's, where it was asked.
             observed_at: Seconds since 1970, or None.
+            now: Likewise, by this process's own clock.
+            is_live: The action goes out now, so that no `observed_at` makes `per_second` faster than the own clock.
             mask: Action mask, where it comes from `info`.
             controller: The fallback, where that is one.
 
@@ -123,6 +142,8 @@ class Guards:
             AgentError: The fallback controller failed, and there is no last action to hold.
         """
         did, outcome, sent = list(look.did), look.outcome, action
+        if observed_at is not None and now is not None and observed_at > now + MAX_AHEAD_S:
+            observed_at = now
         memory.num_holds = memory.num_holds + 1 if outcome == "hold" else 0
         if outcome == "hold":
             if self._max_holds is not None and memory.num_holds > self._max_holds:
@@ -130,7 +151,7 @@ class Guards:
                 did.append(("max_holds", "observation"))
             sent = memory.action
         elif outcome is None:
-            sent = self._limited(action, memory, observed_at, did)
+            sent = self._limited(action, memory, self._elapsed_s(memory, observed_at, now if is_live else None), did)
         if outcome != "fallback":
             outcome, sent = self._ruled(outcome, sent, look.observation, memory, did)
         if outcome != "fallback" and did and not self._is_allowed(sent, look.observation, mask):
@@ -140,19 +161,29 @@ class Guards:
             did.append(("hold", "action"))
         if outcome == "fallback":
             sent = self._last_resort(look.observation, memory, controller, did)
-        memory.action = sent
-        memory.observed_at = observed_at
+        memory.action, memory.sent_at = sent, now
+        if not look.is_stale:
+            memory.observed_at = observed_at if is_live else _latest(memory.observed_at, observed_at)
+        elif not is_live and memory.observed_at is not None and now is not None:
+            memory.observed_at = max(memory.observed_at, now)
         return sent, did
 
-    def _limited(self, action: Any, memory: Memory, observed_at: float | None, did: list[Did]) -> Any:
+    def _elapsed_s(self, memory: Memory, observed_at: float | None, now: float | None) -> float:
+        """How long ago the last action was sent; with `now` never longer than by the own clock."""
+        own_s = np.inf if now is None or memory.sent_at is None else max(0.0, now - memory.sent_at)
+        if observed_at is None or memory.observed_at is None:
+            return min(self._step_s, own_s)
+        elapsed_s = observed_at - memory.observed_at
+        if elapsed_s >= 0:
+            return min(elapsed_s, own_s)
+        return own_s if np.isfinite(own_s) else 0.0  # an earlier one that comes late, or the last was from the future
+
+    def _limited(self, action: Any, memory: Memory, elapsed_s: float, did: list[Did]) -> Any:
         """The policy's action within range and speed."""
         for limit in self._clamps:
             action = _clipped(action, limit.leaf, limit.low, limit.high, "clamp", did)
         if memory.action is None:
             return action
-        elapsed_s = self._step_s
-        if observed_at is not None and memory.observed_at is not None:
-            elapsed_s = max(0.0, observed_at - memory.observed_at)
         for limit in self._slews:
             before = np.asarray(limit.leaf.read(memory.action), np.float64)
             reach = min(limit.per_step, limit.per_second * elapsed_s if np.isfinite(limit.per_second) else np.inf)
@@ -318,6 +349,10 @@ class Guards:
                 "and there is no fallback for that.",
                 hint="Add guard.fallback, an action that is always safe.",
             )
+
+
+def _latest(one: float | None, other: float | None) -> float | None:
+    return other if one is None or other is None else max(one, other)
 
 
 def _clipped(action: Any, leaf: Leaf, low: Any, high: Any, guard: str, did: list[Did]) -> Any:

@@ -31,6 +31,7 @@ WARM_UP_S = 60.0
 TIMEOUT_S = 30.0
 MAX_BODY_CHARS = 500_000
 _BATCH = 256
+_STEP_S = 1e-4
 _NOT_YET = (404, 408, 424, 429, 502, 503, 504)
 
 
@@ -146,12 +147,15 @@ def first_body(agent: Agent) -> dict[str, Any]:
 def _one_by_one(scoring: Scoring, agent: Agent, rows: list[Row]) -> tuple[list[Any], list[Any], list[float]]:
     """Answers, what they should be, and how long they took; an episode is a client of its own."""
     answered, expected, times = [], [], []
-    session, client = agent.session(), ""
+    session, client, observed_at = agent.session(), "", 0.0
+    needs_clock = agent.guards is not None and agent.guards.needs_clock
     for number, row in enumerate(rows):
-        if row.is_first or not agent.has_memory or not client:
+        is_new = row.is_first or not agent.has_memory or not client
+        if is_new:
             session.reset()
             client = f"smoke-{uuid.uuid4().hex}"
-        observed_at = time.time()
+        # Where speed is limited, less time is said to pass than does on any clock, so that both sides reckon the same.
+        observed_at = observed_at + _STEP_S if needs_clock and not is_new else time.time()
         body = {**_observation(agent, row), "client": client, "observed_at": observed_at}
         if row.mask is not None:
             body["action_mask"] = row.mask
