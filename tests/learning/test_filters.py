@@ -352,3 +352,21 @@ def test_a_resumed_run_and_its_evaluation_go_on_with_the_same_filter(ray_session
     again.evaluate()
     assert evaluating.frozen().count == filter_.frozen().count
     again.stop()
+
+
+@pytest.mark.parametrize("num_env_runners", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_remote_evaluation_sees_what_training_has_seen(ray_session: None, num_env_runners: int) -> None:
+    evaluation = {"evaluation_interval": 1, "evaluation_duration": 2, "evaluation_num_env_runners": 1}
+    config = config_for(num_env_runners=num_env_runners).evaluation(**evaluation, evaluation_config={"explore": True})
+    config.callbacks(on_evaluate_start=share_filters)
+    algo = config.build_algo()
+
+    def count(runner: Any) -> int:
+        return int(runner._env_to_module[NumericFilter][0].frozen().count)
+
+    for iteration in range(1, 4):
+        assert algo.train()["evaluation"]["env_runners"]["num_episodes"] == 2
+        counts = algo.eval_env_runner_group.foreach_env_runner(count)
+        assert set(counts) == {count(algo.env_runner)}
+        assert counts[0] > 80 * iteration
+    algo.stop()

@@ -16,6 +16,7 @@ import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -28,7 +29,7 @@ from .encoders import VECTOR
 
 EPS = 1e-8
 CLIP = 10.0
-FREEZE_TIMEOUT_S = 60.0
+SHARE_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -309,20 +310,32 @@ class NumericFilter(ConnectorV2):  # type: ignore[misc]
 def share_filters(*, algorithm: Any, **_: Any) -> None:
     """Callback for `on_evaluate_start`: evaluation sees through the training's filters and learns nothing.
 
-    RLlib 2.60 brings connector states to remote evaluation runners only; with `evaluation_num_env_runners: 0`
-    they would stay as they were built. And an evaluation that explores would go on learning.
+    RLlib 2.60 leaves local evaluation runners as they were built, and what it sends to remote ones is dropped while
+    the weights, sent just before under the same tag, are under way. It merges what remote training runners have learned
+    only after the evaluation. And an evaluation that explores would go on learning.
     """
     group = algorithm.eval_env_runner_group
     if group is None:
         return
-    group.foreach_env_runner(_freeze, timeout_seconds=FREEZE_TIMEOUT_S)
-    runner, training = group.local_env_runner, algorithm.env_runner
-    if runner is not None:
-        source = algorithm.env_to_module_connector if training is None else training._env_to_module
-        runner._env_to_module.set_state(source.get_state())
+    local = algorithm.env_runner
+    pipeline = algorithm.env_to_module_connector if local is None else local._env_to_module
+    config = algorithm.config
+    # Beside training, and with algorithms that merge while they train, runners are busy and the merged state is recent.
+    is_merged = config.evaluation_parallel_to_training or config._dont_auto_sync_env_runner_states
+    if config.merge_env_runner_states and not is_merged and algorithm.env_runner_group.num_remote_env_runners():
+        learned = algorithm.env_runner_group.foreach_env_runner(
+            _env_to_module_state, local_env_runner=False, timeout_seconds=SHARE_TIMEOUT_S
+        )
+        pipeline.merge_states(learned)
+    group.foreach_env_runner(partial(_see_through, state=pipeline.get_state()), timeout_seconds=SHARE_TIMEOUT_S)
 
 
-def _freeze(runner: Any) -> None:
+def _env_to_module_state(runner: Any) -> Any:
+    return runner._env_to_module.get_state()
+
+
+def _see_through(runner: Any, *, state: Any) -> None:
+    runner._env_to_module.set_state(state)
     for piece in runner._env_to_module[NumericFilter]:
         piece._update_stats = False
 
