@@ -346,8 +346,8 @@ def _add_sims(
     # A resumed run must not draw the same exploration noise again.
     config.debugging(seed=_mixed(project.seed, settings.attempt), log_level="ERROR")
     config.callbacks(
-        on_environment_created=[*_as_list(config.callbacks_on_environment_created), assign_seeds],
-        on_sample_end=[*_as_list(config.callbacks_on_sample_end), count_failures],
+        on_environment_created=[*as_list(config.callbacks_on_environment_created), assign_seeds],
+        on_sample_end=[*as_list(config.callbacks_on_sample_end), count_failures],
     )
     config.fault_tolerance(
         restart_failed_env_runners=True,
@@ -364,7 +364,7 @@ def _add_sims(
 
         made = partial(_make_filter, NumericFilter, adapter.numeric, _filtered_steps(config, name))
         config.env_runners(env_to_module_connector=made)
-        config.callbacks(on_evaluate_start=[*_as_list(config.callbacks_on_evaluate_start), share_filters])
+        config.callbacks(on_evaluate_start=[*as_list(config.callbacks_on_evaluate_start), share_filters])
 
 
 def _is_vectorised(project: Project, config: AlgorithmConfig, spec: SimSpec) -> bool:
@@ -434,7 +434,8 @@ def _mixed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0]) % (2**31 - 2_000_001)
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """What RLlib takes as one callback, as several, or as None."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -32,6 +32,8 @@ from .supervised import FailureBudget, StepResult, seed_stream
 from .vector import SimVector
 from .worker import ENDED, FAILED, FORK, JOB, KILL, ORDER, RESET, STEP, Job, receive, send
 
+PATIENCE_S = 1.0
+"""How long a reset of all sims waits for steps under way; those that take longer get a process of their own anew."""
 START = b"m"
 CALLS = {START: "the constructor", RESET: "reset()", STEP: "step()"}
 
@@ -72,8 +74,11 @@ class SimWorkers(SimVector):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset all sims; `seed` is ignored in favour of each sim's own stream. A sim under way is started anew."""
+        """Reset all sims; `seed` is ignored in favour of each sim's own stream. A sim that stays under way is ended."""
         self._open()
+        until = time.monotonic() + PATIENCE_S
+        while self.in_flight.any() and time.monotonic() < until:
+            self.wait(until - time.monotonic())
         for row in np.flatnonzero(self.in_flight):
             self._stop(int(row))
         self._needs_reset[:] = True

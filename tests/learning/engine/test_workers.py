@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from tests.learning.engine.sims import Counting, Everything
 from tests.learning.engine.slow_sims import Hopeless, Uneven, Unmakeable
 
 from platotk.errors import SimError
+from platotk.learning import local
 from platotk.learning.algorithm import SimSettings, build_config
+from platotk.learning.engine import compilation
+from platotk.learning.engine.native import Native
 from platotk.learning.engine.ready_first import StaggeredBuilder
 from platotk.learning.engine.runner import EngineRunner
 from platotk.project import Project
@@ -26,18 +30,30 @@ from platotk.sims.workers import SimWorkers
 from platotk.spaces import adapt
 
 
-def runner_for(sim: Any, *, num_sims: int, **fields: Any) -> Any:
+def config_for(sim: Any, *, num_sims: int, **fields: Any) -> Any:
     project = Project(sim=sim, env_runners={"num_envs_per_env_runner": num_sims}, **fields)
     made = sim_spec(project).make()
     adapter = adapt(made.observation_space, made.action_space)
-    config = build_config(project, adapter, sim_spec(project), SimSettings(own_process=True))
-    return EngineRunner(config=config, worker_index=0, num_workers=0)
+    return build_config(project, adapter, sim_spec(project), SimSettings(own_process=True))
+
+
+def runner_for(sim: Any, **settings: Any) -> Any:
+    return EngineRunner(config=config_for(sim, **settings), worker_index=0, num_workers=0)
 
 
 def log_of(tmp_path: Path) -> str:
     path = tmp_path / "steps"
     path.touch()
     return str(path)
+
+
+def left_over(runner: Any) -> int:
+    """Steps that are in no fragment yet, once those under way have ended."""
+    sims, sampler = runner.env.unwrapped, runner._ready_first
+    asked = np.flatnonzero(sims.in_flight | np.isin(np.arange(sims.num_envs), sampler._held))
+    while sims.in_flight.any():
+        sims.wait()
+    return int(sampler._builder.num_steps + np.count_nonzero(~sampler._builder.is_done[asked]))
 
 
 def workers(sim: Any, **settings: Any) -> SimWorkers:
@@ -104,10 +120,9 @@ def test_steps_are_exact_and_rows_around_a_reset_belong_to_one_episode(tmp_path:
     total = 0
     for wanted in (101, 64, 200):
         (fragment,) = runner.sample(num_timesteps=wanted)
-        assert wanted <= len(fragment) < wanted + 6
-        total += len(fragment)
-        # Nothing is under way between samples: the policy may change.
-        assert os.path.getsize(log) == total
+        assert len(fragment) == wanted
+        total += wanted
+        assert total <= os.path.getsize(log) <= total + 6  # a step of each sim may be under way
         acted_on, led_to = fragment.observations[fragment.rows], fragment.observations[fragment.rows + 1]
         np.testing.assert_array_equal(led_to[:, 1], acted_on[:, 1] + 1)
         np.testing.assert_array_equal(led_to[:, 2], acted_on[:, 2])
@@ -117,9 +132,64 @@ def test_steps_are_exact_and_rows_around_a_reset_belong_to_one_episode(tmp_path:
         assert fragment.num_episodes == is_over.sum()
     metrics = runner.get_metrics()
     assert int(metrics["num_env_steps_sampled_lifetime"]) == total
+    extra = left_over(runner)
+    assert os.path.getsize(log) == total + extra
     (fragment,) = runner.sample(num_episodes=4, explore=False)
     assert fragment.num_episodes == 4
     runner.stop()
+
+
+def test_sims_go_on_while_the_policy_learns_and_no_step_is_lost(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    runner = runner_for(Uneven, num_sims=4, sim_config={"log": log}, normalize_observations=False)
+    fragments = runner.sample(num_timesteps=160)
+    runner.set_state({"rl_module": runner.get_state(["rl_module"])["rl_module"], "weights_seq_no": 5})
+    looks = iter(range(10_000))
+    runner.go_on(lambda: next(looks) > 5000)
+    ahead = runner._ready_first._builder.num_steps
+    assert 16 <= ahead + 4 <= 20 + 4  # an eighth of the batch, some of it under way
+    for _ in range(2):
+        fragments += runner.sample(num_timesteps=160)
+    assert [len(fragment) for fragment in fragments] == [160, 160, 160]
+    # What was chosen before the weights changed is told as such.
+    assert [fragment.weights_seq_no for fragment in fragments] == [0, 0, 5]
+    played = sorted(tuple(row) for one in fragments for row in one.observations[one.rows][:, 1:].tolist())
+    assert len(played) == 480
+    extra = left_over(runner)
+    assert os.path.getsize(log) == 480 + extra
+    assert int(runner.get_metrics()["num_env_steps_sampled_lifetime"]) == 480
+    runner.go_on(lambda: False)  # returns by itself, when there is enough
+    runner.sample(num_episodes=2)
+    runner.go_on(lambda: False)  # nothing to go on with: all sims begin anew
+    assert runner._ready_first._builder is None
+    runner.stop()
+
+
+def test_an_algorithm_learns_beside_its_sims_and_counts_every_step(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    compilation.kernel()
+    training = {"train_batch_size_per_learner": 400, "minibatch_size": 50, "num_epochs": 20}
+    config = config_for(Uneven, num_sims=4, sim_config={"log": log}, training=training)
+    algo = local.build_algo(config)
+    learner, runner = algo.learner_group._learner, algo.env_runner
+    threads = []
+    update = Native.update
+
+    def noted(self: Native, *args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return update(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Native, "update", noted)
+        results = [algo.train() for _ in range(3)]
+    assert threads == [False] * 3
+    assert learner.meanwhile == runner.go_on
+    assert runner._ready_first._builder.num_steps > 0  # taken while the last update went on
+    assert [int(result["env_runners"]["num_env_steps_sampled_lifetime"]) for result in results] == [400, 800, 1200]
+    assert results[-1]["learners"]["default_policy"]["num_nonfinite_updates"] == 0
+    extra = left_over(runner)
+    assert os.path.getsize(log) == 1200 + extra
+    algo.stop()
 
 
 @pytest.mark.parametrize("how", ["hang", "exit", "crash", "raise", "nan"])
@@ -139,7 +209,8 @@ def test_one_sim_that_goes_wrong_ends_its_own_episode_only(how: str, tmp_path: P
     fragments += runner.sample(num_timesteps=60)
     assert int(runner.get_metrics()["sim_failures"]) == 1
     # The failed step is one row, and noted in no file; nothing else is missing or there twice.
-    assert sum(map(len, fragments)) + 4 == os.path.getsize(log) + 1
+    extra = left_over(runner)
+    assert sum(map(len, fragments)) + 4 + extra == os.path.getsize(log) + 1
     reason = next(worker.last_failure.reason for worker in runner.env.unwrapped._workers if worker.last_failure)
     said = {"hang": "within 1 s", "exit": "sys.exit(3)", "crash": "SIGSEGV", "raise": "no solution", "nan": "NaN"}
     assert said[how].lower() in reason.lower()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +38,7 @@ from .memory import sequence_length
 from .objective import CONSTANTS, Objective
 from .optimisation import Descent, descent_for
 from .recurrent import RecurrentForward, is_covered
+from .runner import EngineRunner
 from .sequences import SequenceBatch, Sequences, of_steps, sequences_of
 from .timing import log_pipeline, log_steps
 
@@ -49,12 +52,25 @@ NUM_SKIPPED = "num_nonfinite_updates"
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 
 
+def overlap(*, algorithm: Any, **_: Any) -> None:
+    """`on_algorithm_init`: where an env runner samples in the learner's process, its sims go on while it learns."""
+    group, runner = algorithm.learner_group, algorithm.env_runner
+    if isinstance(runner, EngineRunner) and group is not None and group.is_local:
+        group._learner.meanwhile = runner.go_on
+
+
 class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
     """Learns from fragments; from anything else as RLlib does.
 
     Args:
         **kwargs: RLlib's own: `config`, `module_spec` ...
+
+    Attributes:
+        meanwhile: What to do while the kernel learns in a thread of its own; called with a function that tells whether
+            it is done. None: it learns in this thread.
     """
+
+    meanwhile: Callable[[Callable[[], bool]], None] | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -165,12 +181,21 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
         self._log_batch(len(fragment), time.perf_counter() - began)
         entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
         kl_coeff = self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]
-        said = native.update(columns, order, size, entropy_coeff=float(entropy_coeff), kl_coeff=float(kl_coeff))
+        coefficients = {"entropy_coeff": float(entropy_coeff), "kl_coeff": float(kl_coeff)}
+        said = self._with_meanwhile(lambda: native.update(columns, order, size, **coefficients))
         num_skipped = int(said.pop("num_skipped"))
         norm = said.pop("gradients_global_norm")
         self.metrics.log_dict(said, key=DEFAULT_MODULE_ID, window=1)
         self._log_norm(norm if math.isfinite(norm) else None)
         return num_skipped
+
+    def _with_meanwhile(self, learn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if self.meanwhile is None:
+            return learn()
+        with ThreadPoolExecutor(1) as pool:  # whatever happens here, the update is ended first
+            learning = pool.submit(learn)
+            self.meanwhile(learning.done)
+        return learning.result()
 
     def _learn(self, batch: TrainBatch, order: Any, size: int) -> int:
         """All minibatches of an update; how many of them were left out."""

@@ -66,9 +66,11 @@ def apply(chosen: EnginePlan, config: AlgorithmConfig) -> None:
     config.env_runners(env_runner_cls=EngineRunner)
     name = config.algo_class.__name__
     if name == "PPO":
-        from .learner import EngineLearner
+        from ..algorithm import as_list
+        from .learner import EngineLearner, overlap
 
         config.learners(learner_class=EngineLearner)
+        config.callbacks(on_algorithm_init=[*as_list(config.callbacks_on_algorithm_init), overlap])
         return
     from . import off_policy, off_policy_learner
 

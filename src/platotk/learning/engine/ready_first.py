@@ -1,4 +1,4 @@
-"""Sampling from sims in processes of their own, of which none waits for another.
+"""Sampling from sims in processes of their own, of which none waits for another, nor for the learner.
 
 `ReadyFirst` is what the engine's env runner does instead of vector steps where its sims are `SimWorkers`: whichever
 sims have answered get their next actions from one forward pass, at once. It gives back the same fragments, in which
@@ -8,6 +8,7 @@ sims have as many steps as each of them had time for.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,17 +23,20 @@ from .memory import SequenceStates, put
 if TYPE_CHECKING:
     from .runner import EngineRunner
 
-PATIENCE_STEPS = 4.0
-"""Mean step times that the end of a fragment waits for the last steps under way; after that the others go on."""
-MIN_PATIENCE_S = 0.02
+SHARE_AHEAD = 8
+"""While the learner learns, sims go on for at most a batch divided by this (or for one step each, if that is more)."""
+LOOK_S = 0.005
+"""How often to look whether the learner is done."""
+NOBODY: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
 class ReadyFirst:
-    """Samples fragments from sims that are stepped one by one.
+    """Samples fragments from sims that are stepped one by one, and keeps them busy between two fragments.
 
-    Steps begin until those done and those under way are as many as are wanted; then the last ones are waited for, so
-    that no step is under way while the policy changes. The exception is a step that takes much longer than the others
-    do: it stays under way, with what was chosen for it, and is the first of its sim in the next fragment.
+    A sim that has answered is told its next step at once. So when a fragment is full, the others' steps are under way;
+    they end while the policy learns, and are the first of their sims in the next fragment, which `go_on` continues
+    during an update in the same process. These steps were chosen by the policy before that update: at most as many as
+    `SHARE_AHEAD` says. They keep the log-probabilities that they were chosen with, those in PPO's ratio.
 
     Args:
         runner: The env runner.
@@ -42,56 +46,74 @@ class ReadyFirst:
         self._runner = runner
         self._chosen: Columns = None
         self._states: Columns = None
+        self.forget()
+
+    def forget(self) -> None:
+        """All sims are reset: what they did since the last fragment is dropped."""
+        self._builder: StaggeredBuilder | None = None
+        self._begun_with = 0
+        self._held = NOBODY
+        self._act: Callable[[NDArray[np.int64]], dict[str, Columns]] | None = None
 
     @staticmethod
     def fits(env: Any) -> bool:
         """Whether an env runner's sims can be stepped one by one."""
         return hasattr(env.unwrapped, "in_flight")
 
-    def collect(self, actor: Any, num_timesteps: int, explore: bool) -> tuple[Fragment | None, int, int]:
-        """The fragment; how many steps were taken, and how many episodes have ended."""
+    def collect(self, actor: Any, num_timesteps: int, explore: bool) -> tuple[Fragment, int, int]:
+        """The fragment; how many steps it has, and how many episodes have ended in it."""
         runner = self._runner
-        sims = runner.env.unwrapped
         lifetime, num_runners = runner.num_env_steps_sampled_lifetime, runner.config.num_env_runners or 1
-        builder = StaggeredBuilder(
-            runner.num_envs,
-            runner.observations,
-            num_timesteps // runner.num_envs + 2,
-            runner.is_done,
-            runner.states_every,
-        )
-        is_late: NDArray[np.bool_] = np.zeros(runner.num_envs, dtype=bool)
-        began = time.perf_counter()
+        builder = self._builder or self._next(num_timesteps)
+
+        def act(sims: NDArray[np.int64]) -> dict[str, Columns]:
+            return self._chosen_for(actor, sims, (lifetime // num_runners + builder.num_steps) * num_runners)
+
+        self._act, self._explore, self._num_timesteps = act, explore, num_timesteps
         while builder.num_steps < num_timesteps:
-            expected = int(np.count_nonzero(sims.in_flight & ~builder.is_done & ~is_late))
-            self._begin(
-                sims,
-                builder.next_sims(~sims.in_flight, num_timesteps - builder.num_steps - expected),
-                lambda acting: self._act(actor, acting, (lifetime // num_runners + builder.num_steps) * num_runners),
-                builder.is_done,
-            )
-            patience_s = PATIENCE_STEPS * runner.num_envs * (time.perf_counter() - began) / max(1, builder.num_steps)
-            waiting = time.perf_counter()
-            answered = sims.wait(max(MIN_PATIENCE_S, patience_s) if builder.num_steps else np.inf)
-            runner._seconds[ENV_STEP_TIMER] += time.perf_counter() - waiting
-            if not len(answered):
-                is_late |= sims.in_flight
-                continue
-            is_late[answered] = False
-            self._take_in(sims, answered, builder, explore)
-        runner.is_done = builder.is_done
+            self._begin(builder, runner.num_envs)
+            self._take_in(builder, num_timesteps - builder.num_steps, np.inf)
         runner._seconds["calls"] = max(1.0, builder.num_steps / runner.num_envs)
-        fragment = builder.fragment(runner._weights_seq_no)
+        fragment = builder.fragment(self._begun_with)
+        self._begin(self._next(num_timesteps), runner.num_envs)
         return fragment, builder.num_steps, builder.num_episodes
 
-    def _begin(self, sims: Any, which: NDArray[np.int64], act: Any, is_done: NDArray[np.bool_]) -> None:
-        if not len(which):
+    def go_on(self, is_over: Callable[[], bool]) -> None:
+        """Begin the next fragment while the learner is at work; returns when `is_over`, or there is enough."""
+        builder, runner = self._builder, self._runner
+        if builder is None:
             return
+        limit = max(runner.num_envs, self._num_timesteps // SHARE_AHEAD)
+        while not is_over():
+            room = limit - builder.num_steps - int(np.count_nonzero(runner.env.unwrapped.in_flight)) - len(self._held)
+            if room <= 0:
+                return
+            self._begin(builder, room)
+            self._take_in(builder, limit, LOOK_S)
+
+    def _next(self, num_timesteps: int) -> StaggeredBuilder:
+        """A builder for the next fragment, from where all sims are."""
         runner = self._runner
+        done = runner.is_done if self._builder is None else self._builder.is_done
+        runner.is_done = done
+        size = num_timesteps // runner.num_envs + 2
+        self._builder = StaggeredBuilder(runner.num_envs, runner.observations, size, done, runner.states_every)
+        self._begun_with = runner._weights_seq_no
+        return self._builder
+
+    def _begin(self, builder: StaggeredBuilder, num_wanted: int) -> None:
+        """Tell idle sims to go on, at most so many of them."""
+        runner, is_done = self._runner, builder.is_done
+        sims = runner.env.unwrapped
+        is_idle = ~sims.in_flight
+        is_idle[self._held] = False
+        which = builder.next_sims(is_idle, num_wanted)
+        if not len(which) or self._act is None:
+            return
         began = time.perf_counter()
         acting = which[~is_done[which]]
         if len(acting):
-            chosen = act(acting)
+            chosen = self._act(acting)
             if self._chosen is None or self._chosen.keys() != chosen.keys():
                 self._chosen = mapped(lambda rows: np.zeros((runner.num_envs, *rows.shape[1:]), rows.dtype), chosen)
             for name, rows in chosen.items():
@@ -104,7 +126,7 @@ class ReadyFirst:
                 runner.memory.restart(resetting)
         runner._seconds[RLMODULE_INFERENCE_TIMER] += time.perf_counter() - began
 
-    def _act(self, actor: Any, sims: NDArray[np.int64], num_steps: int) -> dict[str, Columns]:
+    def _chosen_for(self, actor: Any, sims: NDArray[np.int64], num_steps: int) -> dict[str, Columns]:
         """What the policy gives for some sims; the states that it began with are kept until the sims answer."""
         memory, observations = self._runner.memory, taken(self._runner.observations, sims)
         if memory is None:
@@ -118,9 +140,17 @@ class ReadyFirst:
         put(memory.rows, sims, chosen.pop(Names.STATE_OUT))
         return chosen
 
-    def _take_in(self, sims: Any, answered: NDArray[np.int64], builder: StaggeredBuilder, explore: bool) -> None:
+    def _take_in(self, builder: StaggeredBuilder, room: int, timeout_s: float) -> None:
+        """Wait for answers and add them, at most so many: the others are held for the next fragment."""
         runner = self._runner
-        observations = runner._seen(taken(sims.observations, answered), explore)
+        sims = runner.env.unwrapped
+        began = time.perf_counter()
+        answered = self._held if len(self._held) else sims.wait(timeout_s)
+        runner._seconds[ENV_STEP_TIMER] += time.perf_counter() - began
+        answered, self._held = answered[:room], answered[room:]
+        if not len(answered):
+            return
+        observations = runner._seen(taken(sims.observations, answered), self._explore)
         put(runner.observations, answered, observations)
         rewards = sims.rewards[answered]
         # Of a reset, what was chosen is not looked at: there is something, as soon as any sim has acted.

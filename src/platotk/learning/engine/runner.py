@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,9 +106,9 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         force_reset: bool = False,
     ) -> list[Any]:
         """Steps of all sims until there are enough of them, or until enough episodes have ended."""
-        if random_actions or self.module is None:
         # An evaluation that lasts as long as training asks for seconds times steps per second: a fraction.
         num_timesteps = None if num_timesteps is None else math.ceil(num_timesteps)
+        if random_actions or self.module is None:
             return self._sample_randomly(num_timesteps, num_episodes, explore, random_actions)
         actor = self.ready(explore)
         if force_reset or num_episodes is not None or self._needs_initial_reset:
@@ -121,6 +122,11 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             self._needs_initial_reset = True
         self.log_sampled(num_steps, num_done)
         return [] if fragment is None or not len(fragment) else [fragment]
+
+    def go_on(self, is_over: Callable[[], bool]) -> None:
+        """Keep sims in processes of their own busy while the learner is at work, until `is_over`; see `ReadyFirst`."""
+        if not self._needs_initial_reset:
+            self._ready_first.go_on(is_over)
 
     @property
     def needs_reset(self) -> bool:
@@ -266,6 +272,7 @@ class EngineRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             self.memory.restart()
         self.observations = self._seen(observations, explore)
         self._counter.restart()
+        self._ready_first.forget()
         if self._mirror is not None:
             self._mirror.restart(self.observations, infos)
 
