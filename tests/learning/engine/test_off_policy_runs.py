@@ -17,7 +17,7 @@ from platotk.learning import checkpoints
 from platotk.learning.algorithm import SimSettings, build_config
 from platotk.learning.engine.acting import Actor
 from platotk.learning.engine.learner import NUM_SKIPPED
-from platotk.learning.engine.off_policy import DQN, SAC
+from platotk.learning.engine.off_policy import DQN, SAC, _LocalRounds
 from platotk.learning.engine.replay import ReplayColumns
 from platotk.learning.engine.runner import EngineRunner
 from platotk.project import Project
@@ -123,6 +123,35 @@ def test_a_restored_run_has_its_replay_buffer(name: str, tmp_path: Path) -> None
     steps = Counting.num_steps
     result = other.train()
     assert result["num_env_steps_sampled_lifetime"] == len(before) + Counting.num_steps - steps
+    for algo in (one, other):
+        algo.stop()
+
+
+@pytest.mark.parametrize("name", ["SAC", "DQN"])
+def test_each_update_is_acted_on_at_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first one on, also of a run that goes on: the learner moves its tensors when it begins."""
+    hand_on, num_handed = _LocalRounds.hand_on, 0
+
+    def watched(rounds: _LocalRounds) -> None:
+        nonlocal num_handed
+        hand_on(rounds)
+        num_handed += 1
+        acting = rounds.algo.env_runner.module.state_dict()
+        learning = rounds.learner.module[DEFAULT_MODULE_ID].state_dict()  # type: ignore[attr-defined]
+        for key, tensor in acting.items():
+            torch.testing.assert_close(tensor, learning[key], rtol=0, atol=0, msg=f"{key}, hand-on {num_handed}")
+
+    monkeypatch.setattr(_LocalRounds, "hand_on", watched)
+    one, other = algorithm_for(name), algorithm_for(name)
+    one.train()
+    assert num_handed >= STEPS - WARM_UP
+    before = {key: value.copy() for key, value in learned(one).items()}
+    checkpoints.restore(other, checkpoints.save(one, tmp_path, 1, extra={"iteration": 1}))
+    other.train()
+    assert num_handed >= 2 * STEPS - WARM_UP
+    assert any(not np.array_equal(value, before[key]) for key, value in learned(other).items())
+    checkpoints.restore(one, checkpoints.save(other, tmp_path, 2, extra={"iteration": 2}))
+    one.train()
     for algo in (one, other):
         algo.stop()
 

@@ -152,7 +152,7 @@ class _Rounds:
 
     def _learn(self) -> None:
         if not self._is_begun:
-            self.learner.begin_updates(self.num_sampled)
+            self._begin_learning()
             self._is_begun = True
         config = self.config
         for _ in range(self.num_train):
@@ -174,6 +174,9 @@ class _Rounds:
             self.num_updates += 1
             self._sum_n_step += float(drawn.columns["n_step"].mean())
 
+    def _begin_learning(self) -> None:
+        self.learner.begin_updates(self.num_sampled)
+
     def _took(self, name: str, began: float) -> float:
         now = time.perf_counter()
         self._seconds[name] += now - began
@@ -190,10 +193,8 @@ class _LocalRounds(_Rounds):
             stream = algo._step_stream = StepStream(algo.env_runner, self.replay)
         self._stream: StepStream = stream
         self._stream.begin()
-        theirs = algo.env_runner.module.state_dict()
-        ours = self.learner.module[DEFAULT_MODULE_ID].state_dict()
-        self._theirs = list(theirs.values())
-        self._ours = [ours[name] for name in theirs]
+        self._theirs: list[torch.Tensor] = []
+        self._ours: list[torch.Tensor] = []
 
     def sample(self) -> None:
         began = time.perf_counter()
@@ -207,6 +208,14 @@ class _LocalRounds(_Rounds):
         with torch.no_grad():
             torch._foreach_copy_(self._theirs, self._ours)
         self._stream.refresh()
+
+    def _begin_learning(self) -> None:
+        super()._begin_learning()
+        # Only now: what trains all tensors at once has moved the learner's to a place of its own.
+        theirs = self.algo.env_runner.module.state_dict()
+        ours = self.learner.module[DEFAULT_MODULE_ID].state_dict()
+        self._theirs = list(theirs.values())
+        self._ours = [ours[name] for name in theirs]
 
     def finish(self) -> None:
         rounds = max(1, self._num_rounds)
