@@ -194,7 +194,7 @@ def ask(
 def request(app: Server, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """Status and answer, without a socket."""
     sent: list[dict[str, Any]] = []
-    data = b"" if body is None else json.dumps(body).encode()
+    data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": data}

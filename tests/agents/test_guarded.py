@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from gymnasium import spaces
-from tests.agents.served import ask, request, served, with_guard, write_agent
+from onnx import helper, numpy_helper
+from tests.agents.served import ask, request, served, with_guard, with_manifest, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
@@ -247,6 +249,104 @@ def test_what_a_guard_deals_with_is_no_422(tmp_path: Path) -> None:
         assert (status, answer["field"].split(".")[0]) == (422, "observation")
     text = request(app, "/metrics")[1]
     assert 'plato_guard_actions_total{guard="missing",leaf="odd \\"key\\""} 2' in text
+
+
+WIDE = spaces.Dict(
+    level=spaces.Box(0.0, 10.0, (1,), np.float32),
+    drift=spaces.Box(-np.inf, np.inf, (1,), np.float32),
+    steps=spaces.Box(-9, 9, (2,), np.int16),
+    mode=spaces.Discrete(3, start=1),
+    on=spaces.MultiBinary(2),
+)
+SOUND = {"level": [1.0], "drift": [0.0], "steps": [1, 1], "mode": 1, "on": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "given", "taken"),
+    [
+        ("level", [1e300], [10.0]),
+        ("level", -1e300, [0.0]),
+        ("level", [10**400], [10.0]),
+        ("drift", [1e300], [float(np.finfo(np.float32).max)]),
+        ("steps", [1e300, -(10**20)], [9, -9]),
+        ("steps", [3, 32768], [3, 9]),
+        ("mode", 10**30, 3),
+        ("mode", -1e300, 1),
+        ("on", [2, 0], [1, 0]),
+    ],
+)
+def test_a_faulty_sensor_is_clipped_alike_over_http_and_in_process(
+    tmp_path: Path, leaf: str, given: Any, taken: Any
+) -> None:
+    write_agent(tmp_path / "agent", WIDE)
+    agent = Agent.load(with_guard(tmp_path / "agent", on_out_of_range="clip"))
+    expected = agent.unguarded.act({**SOUND, leaf: taken})
+    status, answer = request(Server(agent), "/act", {"observation": {**SOUND, leaf: given}})
+    assert (status, answer["action"]) == (200, expected.tolist())
+    assert answer["guarded"] == [{"guard": "out_of_range", "leaf": leaf}]
+    whole = given if leaf == "mode" else np.atleast_1d(np.asarray(given, object)).tolist()
+    assert agent.act({**SOUND, leaf: whole}) == expected
+
+
+@pytest.mark.parametrize("given", ["much", [1.5, 0], [[1], [2]], [True, 3], [1e300]])
+def test_what_is_no_number_of_the_leaf_is_no_faulty_sensor(tmp_path: Path, given: Any) -> None:
+    write_agent(tmp_path / "agent", WIDE)
+    app = Server(Agent.load(with_guard(tmp_path / "agent", on_out_of_range="clip")))
+    status, answer = request(app, "/act", {"observation": {**SOUND, "steps": given}})
+    assert (status, answer["field"].partition("[")[0]) == (422, "observation.steps")
+
+
+def test_infinity_is_no_measurement_over_http_and_in_process(tmp_path: Path) -> None:
+    """JSON has no infinity, and a number that is too large for any float is one: missing, as NaN is."""
+    agent = Agent.load(guarded(tmp_path / "agent", on_out_of_range="clip", on_missing="fallback", fallback=3.0))
+    for value in (np.inf, -np.inf, np.nan):
+        assert agent.act(seen(value)) == [3.0]
+    status, answer = request(Server(agent), "/act", b'{"observation": {"level": [1e999], "odd \\"key\\"": [0]}}')
+    assert (status, answer["action"]) == (200, [3.0])
+    assert answer["guarded"][0] == {"guard": "missing", "leaf": "level"}
+    agent = Agent.load(guarded(tmp_path / "strict", on_out_of_range="clip"))
+    with pytest.raises(SimError, match=r"observation\.level"):
+        agent.act(seen(np.inf))
+    body = b'{"observation": {"level": [1e999], "odd \\"key\\"": [0]}}'
+    assert request(Server(agent), "/act", body)[1]["field"] == "observation.level"
+
+
+def say_nan_above_five(folder: Path) -> Path:
+    """The agent, whose answer to a total above 5 is NaN from now on."""
+    model = onnx.load(folder / "policy.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["total" if name == "action" else name for name in node.output]
+        node.input[:] = ["total" if name == "action" else name for name in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(5, np.float32), "five"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(np.nan, np.float32), "nan"))
+    model.graph.node.append(helper.make_node("Greater", ["total", "five"], ["is_high"]))
+    model.graph.node.append(helper.make_node("Where", ["is_high", "nan", "total"], ["action"]))
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    return with_manifest(folder)
+
+
+def test_a_policy_that_fails_gets_the_fallback(tmp_path: Path) -> None:
+    folder = guarded(tmp_path / "agent", clamp={"action": {"high": 100}}, fallback=3.0)
+    agent = Agent.load(say_nan_above_five(folder))
+    assert [a.tolist() for a in agent.act_batch([seen(4), seen(6), seen(5)])] == [[4.0], [3.0], [5.0]]
+    status, answer = request(Server(agent), "/act", {"observation": seen(6)})
+    assert (status, answer["action"]) == (200, [3.0])
+    assert [one["guard"] for one in answer["guarded"]] == ["policy_failed", "fallback"]
+    assert agent.guarded.counts["policy_failed", "action"] == 2
+    with pytest.raises(SimError, match=r"observation\.level"):  # it is the observation that is wrong
+        agent.act({**seen(1), "level": ["much"]})
+
+
+def test_a_failing_policy_remembers_nothing_of_it(tmp_path: Path) -> None:
+    folder = guarded(tmp_path / "agent", has_memory=True, clamp={"action": {"high": 100}}, fallback=3.0)
+    session = Agent.load(say_nan_above_five(folder)).session()
+    assert [float(session.act(seen(level))[0]) for level in (2, 4, 3)] == [2.0, 3.0, 5.0]
+
+
+def test_without_a_fallback_its_failure_is_said(tmp_path: Path) -> None:
+    agent = Agent.load(say_nan_above_five(guarded(tmp_path / "agent", clamp={"action": {"high": 100}})))
+    with pytest.raises(SimError, match="NaN"):
+        agent.act(seen(6))
 
 
 def test_without_such_a_guard_it_still_is(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_whole_numbers_move_by_whole_steps():
     assert [plant.act(chosen(gear=g))[0]["gear"] for g in (1, 5, 5, 1)] == [1, 2, 3, 2]
 
 
+def test_limits_hold_as_the_leaf_writes_numbers():
+    """0.98 is 0.98000002 in float32, and 0.1 is 0.1 and a bit."""
+    plant = Plant(clamp={"valve": {"low": 0.1, "high": 0.98}}, fallback=SAFE)
+    sent, did = plant.act(chosen(1.0))
+    assert did == [("clamp", "valve")]
+    assert 0.98 - 1e-7 < float(sent["valve"][0]) <= 0.98
+    assert 0.1 <= float(plant.act(chosen(0.0))[0]["valve"][0]) < 0.1 + 1e-7
+    rule = {"when": {"mode": {"equals": 0}}, "then": {"valve": 0.98}}
+    plant = Plant(clamp={"valve": {"high": 0.98}}, forbid=[rule])
+    assert float(plant.act(chosen(0.5))[0]["valve"][0]) <= 0.98
+    plant = Plant(clamp={"valve": {"high": 0.98}}, on_missing="fallback", fallback={**SAFE, "valve": 0.98})
+    assert float(plant.act(None, seen(level=None))[0]["valve"][0]) <= 0.98
+
+
 def test_clamp_and_slew_go_together():
     plant = Plant(clamp={"valve": {"high": 0.6}}, slew={"valve": {"per_step": 0.3}})
     assert [valve(plant.act(chosen(v))) for v in (0.0, 1.0, 1.0)] == [0.0, 0.3, 0.6]

@@ -129,13 +129,15 @@ class Agent:
         """The best action for one observation.
 
         Args:
-            obs: In the sim's own space; lists for arrays are taken.
+            obs: In the sim's own space; lists for arrays are taken. A number outside the bounds of its Box is acted on,
+                as in training: sims overstep them. JSON is read strictly (`spaces.from_json`, the server, `plato act`).
             mask: What the sim gives as `info["action_mask"]`; None allows everything.
             observed_at: When it was observed, in seconds since 1970, for guards; None counts as just now.
 
         Raises:
             AgentError: The agent has memory, so that one observation is not enough.
-            SimError: The observation does not fit; the message names the field.
+            SimError: A key is missing or unknown, a shape is another, a number NaN or infinite, a choice none of the
+                space's; the message names the field.
         """
         if self.guards is not None and self.guarded is not None:
             return self.guarded.act(obs, mask=mask, observed_at=observed_at)
@@ -267,9 +269,10 @@ class AgentSessions:
             feeds[entry.input] = memory[rows]
         outputs = agent._run(feeds)
         num_outputs = len(agent._outputs)
+        actions = agent._decode(outputs[:num_outputs])  # first: what gives no action is not remembered
         for memory, after in zip(self._memory, outputs[num_outputs:], strict=True):
             memory[rows] = after
-        return dict(zip(rows, agent._decode(outputs[:num_outputs]), strict=True))
+        return dict(zip(rows, actions, strict=True))
 
 
 def _feeds(encoded: Any) -> dict[str, Any]:

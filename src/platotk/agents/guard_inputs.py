@@ -6,6 +6,8 @@ Given the observation space and the `on_...` settings of a guard, `Inputs.judge`
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +77,8 @@ class Inputs:
             array = None if isinstance(value, str) else np.asarray(value)
             if array is not None and array.dtype == object and any(one is None for one in array.reshape(-1)):
                 raise Missing
+            if array is not None and array.dtype == object and all(type(one) in (int, float) for one in array.flat):
+                array = np.array(list(map(_limited, array.flat)), np.float64).reshape(array.shape)
             if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Missing
         except Missing:
@@ -90,11 +94,18 @@ class Inputs:
         outcomes.add(self._on_range)
         if self._on_range != "clip":
             return observation
-        low, high = self._ranges[leaf.path]
-        clipped = np.clip(array, low, high).astype(dtype_of(leaf.space))
+        low, high = (np.broadcast_to(bound, array.shape) for bound in self._ranges[leaf.path])
+        dtype = dtype_of(leaf.space)
+        is_low, is_high = array <= low, array >= high
+        with np.errstate(over="ignore"):
+            clipped = np.where(is_low | is_high, 0, array).astype(dtype)  # then the bounds, in which nothing is lost
+        clipped[is_low], clipped[is_high] = low[is_low].astype(dtype), high[is_high].astype(dtype)
+        if dtype.kind == "f":
+            clipped = np.nan_to_num(clipped)  # beyond what the dtype holds, where there is no bound
         return replaced(observation, leaf.keys, clipped[()] if isinstance(leaf.space, spaces.Discrete) else clipped)
 
     def _is_outside(self, leaf: Leaf, array: Any) -> bool:
+        """Whether a number is outside its bounds, or more than its dtype holds."""
         if leaf.path not in self._ranges or array.dtype.kind not in "fiub":
             return False
         low, high = self._ranges[leaf.path]
@@ -102,6 +113,8 @@ class Inputs:
         if dtype.kind == "f":
             with np.errstate(over="ignore"):
                 array = array.astype(dtype)  # compared as the leaf holds it
+            if not np.isfinite(array).all():
+                return True
         try:
             return bool(((array < low) | (array > high)).any())
         except ValueError:
@@ -126,10 +139,47 @@ class Inputs:
         if isinstance(space, spaces.Tuple) and isinstance(data, list) and len(data) == len(space.spaces):
             parts = enumerate(zip(space.spaces, data, strict=True))
             return tuple(self._read(child, part, under_index(path, i), name) for i, (child, part) in parts)
-        if self._on_missing is not None and _holds_null(data):
+        if self._on_missing is not None and _holds_nothing(data):
             return None
-        return from_json(space, data, check_bounds=self._on_range is None, name=here)
+        try:
+            return from_json(space, data, check_bounds=self._on_range is None, name=here)
+        except SimError:
+            wide = None if self._on_range is None else _wide(space, data)
+            if wide is None:
+                raise
+            return wide
 
 
-def _holds_null(data: Any) -> bool:
-    return data is None or (isinstance(data, list) and any(map(_holds_null, data)))
+def _holds_nothing(data: Any) -> bool:
+    """Whether a leaf, or a number of it, is null or infinite: there is no measurement, just as with NaN."""
+    if isinstance(data, list):
+        return any(map(_holds_nothing, data))
+    return data is None or (isinstance(data, float) and not math.isfinite(data))
+
+
+def _wide(space: Space, data: Any) -> Any:
+    """Finite numbers, some of which the leaf's own dtype cannot hold, as float64; None when they are not such."""
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return None
+    try:
+        array = from_json(spaces.Box(-np.inf, np.inf, space.shape or (), np.float64), _limited(data))
+    except SimError:
+        return None
+    low, high = ordered_bounds(space)
+    dtype = dtype_of(space)
+    if dtype.kind == "f":
+        is_beyond = np.abs(array) > np.finfo(dtype).max
+    else:
+        is_beyond = (array < low) | (array > high)
+        if not (is_beyond | (array == np.rint(array))).all():
+            return None
+    return array if is_beyond.any() else None
+
+
+def _limited(data: Any) -> Any:
+    """Whole numbers beyond every float, as the largest of them."""
+    if isinstance(data, list):
+        return [_limited(one) for one in data]
+    if isinstance(data, int) and not isinstance(data, bool) and abs(data) > sys.float_info.max:
+        return sys.float_info.max if data > 0 else -sys.float_info.max
+    return data

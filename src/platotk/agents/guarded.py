@@ -189,9 +189,12 @@ class GuardedSessions:
         now = policy.now()
         looks = {row: policy.guards.look(obs, times.get(row), now) for row, obs in observations.items()}
         asked = {row: look.observation for row, look in looks.items() if look.outcome is None}
-        answers = self._inner.act(asked, masks={row: given.get(row) for row in asked}) if asked else {}
+        answers = self._ask(asked, {row: given.get(row) for row in asked})
         actions = {}
         for row, look in looks.items():
+            if row in asked and row not in answers:
+                look.did.append(("policy_failed", "action"))
+                look.outcome = "fallback"
             actions[row], self.did[row] = policy.settle(
                 self._memory[row],
                 look,
@@ -202,6 +205,21 @@ class GuardedSessions:
                 mask=given.get(row),
             )
         return actions
+
+    def _ask(self, asked: dict[int, Any], masks: dict[int, Any]) -> dict[int, Any]:
+        """The policy's answers; none for a row where it fails on a sound observation, and there is a fallback."""
+        if not asked:
+            return {}
+        try:
+            return dict(self._inner.act(asked, masks=masks))
+        except (SimError, AgentError):
+            if not self._policy.guards.has_fallback:
+                raise
+            for row, obs in asked.items():
+                self._policy.adapter.encode(obs, masks[row])  # raises where it is the observation that is wrong
+        if len(asked) == 1:
+            return {}
+        return {key: value for row in asked for key, value in self._ask({row: asked[row]}, {row: masks[row]}).items()}
 
 
 def told(did: Sequence[Did]) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import AgentError, ProjectError, SimError
 from ..spaces import Adapter, from_json
+from ..spaces.leaves import dtype_of
 from .guard_data import require_guard
 from .guard_inputs import Inputs
 from .guard_leaves import Leaf, Leaves
@@ -67,6 +68,13 @@ class _Limit:
     high: float = np.inf
     per_step: float = np.inf
     per_second: float = np.inf
+
+    def is_left_by(self, value: Any) -> bool:
+        """Whether a value that somebody wrote down lies outside the range, as the leaf's dtype writes both."""
+        dtype = dtype_of(self.leaf.space)
+        low, high = (self.low, self.high) if self.leaf.is_integer else np.array((self.low, self.high)).astype(dtype)
+        given = np.asarray(value, None if self.leaf.is_integer else dtype)
+        return bool(((given < low) | (given > high)).any())
 
 
 class Guards:
@@ -154,6 +162,9 @@ class Guards:
             sent = self._limited(action, memory, self._elapsed_s(memory, observed_at, now if is_live else None), did)
         if outcome != "fallback":
             outcome, sent = self._ruled(outcome, sent, look.observation, memory, did)
+        if outcome is None and sent is not action:
+            for limit in self._clamps:  # what a rule wrote is 0.98, too
+                sent = _clipped(sent, limit.leaf, limit.low, limit.high, "clamp", [])
         if outcome != "fallback" and did and not self._is_allowed(sent, look.observation, mask):
             outcome = "fallback"
             did.append(("mask", "action"))
@@ -223,7 +234,7 @@ class Guards:
             if not is_changed:
                 return outcome, action
         # Rules that undo each other: nothing satisfies them all.
-        return ("fallback" if self._has_fallback else outcome), action
+        return ("fallback" if self.has_fallback else outcome), action
 
     def _last_resort(self, observation: Any, memory: Memory, controller: Controller | None, did: list[Did]) -> Any:
         did.append(("fallback", "action"))
@@ -257,7 +268,8 @@ class Guards:
             return True  # there is no mask to be read: the input was missing
 
     @property
-    def _has_fallback(self) -> bool:
+    def has_fallback(self) -> bool:
+        """Whether there is an action, or a controller, for when nothing else may be sent."""
         return self.controller is not None or self._fallback is not None
 
     def _clamp(self, name: str, given: Mapping[str, Any], leaves: Leaves) -> _Limit:
@@ -312,10 +324,9 @@ class Guards:
         except SimError as error:
             raise ProjectError(f"{where}: {error.message}", hint=error.hint) from None
         for limit in self._clamps:
-            did: list[Did] = []
-            _clipped(action, limit.leaf, limit.low, limit.high, "clamp", did)
-            if did:
+            if limit.is_left_by(limit.leaf.read(action)):
                 raise ProjectError(f"{where}: {limit.leaf.name} lies outside its clamp.")
+            action = _clipped(action, limit.leaf, limit.low, limit.high, "clamp", [])
         for rule in self._rules:
             if not rule.has_observation and rule.holds(action, None):
                 raise ProjectError(f"{where}: the fallback is itself what {rule.name} forbids.")
@@ -332,12 +343,12 @@ class Guards:
                     given = np.asarray(value)
                     if one is None and other is not None:
                         given = given[other]
-                    if (given < limit.low).any() or (given > limit.high).any():
+                    if limit.is_left_by(given):
                         where = self._where(f"guard.forbid.{index}.then")
                         raise ProjectError(f"{where}: what {rule.name} writes to {leaf.name} lies outside its clamp.")
 
     def _require_fallback_for_masks(self, leaves: Leaves) -> None:
-        if self._adapter.mask_source is None or self._has_fallback:
+        if self._adapter.mask_source is None or self.has_fallback:
             return
         numbers = {leaf.path for leaf in leaves.of("action") if not leaf.is_integer}
         changing = [one.leaf for one in (*self._clamps, *self._slews)]
@@ -356,12 +367,22 @@ def _latest(one: float | None, other: float | None) -> float | None:
 
 
 def _clipped(action: Any, leaf: Leaf, low: Any, high: Any, guard: str, did: list[Did]) -> Any:
+    """The action with a leaf between two limits, which hold as the leaf's own dtype writes numbers, too."""
     value = np.asarray(leaf.read(action), np.float64)
-    within = np.clip(value, low, high)
+    within = np.clip(value, _inward(leaf, low, 1), _inward(leaf, high, -1))
     if (within == value).all():
         return action
-    changed = leaf.written(action, within)
-    if (np.asarray(leaf.read(changed)) == np.asarray(leaf.read(action))).all():
-        return action  # closer than the leaf's own dtype can tell
     did.append((guard, leaf.name))
-    return changed
+    return leaf.written(action, within)
+
+
+def _inward(leaf: Leaf, bound: Any, towards: int) -> Any:
+    """The number of the leaf's dtype next to a limit that does not exceed it: 0.98 is 0.98000002 in float32."""
+    if leaf.is_integer:
+        return bound
+    with np.errstate(over="ignore"):
+        near = np.asarray(bound, np.float64).astype(dtype_of(leaf.space))
+    written = near.astype(np.float64)
+    is_beyond = written < bound if towards > 0 else written > bound
+    inner = np.where(is_beyond, np.nextafter(near, near.dtype.type(towards * np.inf)), near)
+    return inner.astype(np.float64)
