@@ -1,6 +1,6 @@
 """Which checkpoint is the best one.
 
-Each checkpoint plays 20 seeded episodes, acting greedily, where that costs under a tenth of the run; otherwise the
+A checkpoint plays 20 seeded episodes, acting greedily, where that costs under a tenth of the run; otherwise the
 windowed training return decides. `best.json` says which of the two it was. The training return lags behind (it
 averages over policies of many iterations, with exploration noise), so playing is worth its price.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +40,29 @@ class Selection:
     def __init__(self, run: Run, adapter: Adapter, tell: Callable[[dict[str, Any]], None]) -> None:
         self._run, self._adapter, self._tell = run, adapter, tell
         self._sims: list[SupervisedSim] = []
-        self._has_time = True
-        self._began = time.monotonic()
-        self._spent_s = 0.0
+        self._allowance = Allowance()
+        self._has_told = False
 
     def consider(self, algo: Any, iteration: int, line: Mapping[str, Any], *, is_last: bool) -> None:
         """Judge the checkpoint of this iteration; make it the best when it is."""
         path = self._run.path / "checkpoints" / f"{iteration:06d}"
-        played = self._play(path, is_last) if self._has_time else None
-        if played is not None:
-            value, by, episodes = played, "evaluation", NUM_EPISODES
-            self._run.add_evaluation(iteration, env_steps=line["env_steps"], return_mean=played, episodes=episodes)
+        seconds = self._allowance.seconds(is_last=is_last)
+        judged = Judged(line["return_mean"], None if seconds is None else self._play(path, seconds))
+        if judged.evaluation is not None:
+            value, episodes = judged.evaluation, NUM_EPISODES
+            self._run.add_evaluation(iteration, env_steps=line["env_steps"], return_mean=value, episodes=episodes)
             self._tell({"event": "evaluation", "iteration": iteration, "return_mean": value, "episodes": episodes})
-        else:
-            value, by, episodes = line["return_mean"], "training", 0
         best = checkpoints.best(self._run.path)
-        # Judged in two ways, two checkpoints cannot be compared: the newer one wins, as it does between equals.
-        is_comparable = best is not None and best["by"] == by
-        if value is not None and (best is None or not is_comparable or value >= best["return_mean"]):
-            checkpoints.set_best(self._run.path, path, value, by, episodes)
+        if judged.value is None or not (best is None or judged.beats(self._judged(best))):
+            return
+        by, episodes = ("training", 0) if judged.evaluation is None else ("evaluation", NUM_EPISODES)
+        checkpoints.set_best(self._run.path, path, judged.value, by, episodes)
+
+    def _judged(self, best: Mapping[str, Any]) -> Judged:
+        """How the best checkpoint so far was judged, in both ways where it was."""
+        iteration = int(Path(best["checkpoint"]).name)
+        trained = {line["iteration"]: line["return_mean"] for line in self._run.metrics()}
+        return Judged(trained.get(iteration), best["return_mean"] if best["by"] == "evaluation" else None)
 
     def protected(self) -> set[Path]:
         """Checkpoints that must not be cleared away."""
@@ -69,12 +74,11 @@ class Selection:
         for sim in self._sims:
             sim.close()
 
-    def _play(self, path: Path, is_last: bool) -> float | None:
-        """The mean return of the checkpoint over 20 episodes, or None when there is not enough time for them."""
+    def _play(self, path: Path, seconds: float) -> float | None:
+        """The mean return of the checkpoint over 20 episodes; None when they take longer than that."""
         from .policies import open_policy
 
         began = time.monotonic()
-        budget_s = max(MIN_BUDGET_S, MAX_SHARE * (began - self._began) - self._spent_s)
         # As it will act: within its guards.
         policy = guard_policy(open_policy(path, self._adapter), self._run.project)
         if not self._sims:
@@ -85,17 +89,62 @@ class Selection:
             # The same starts for every checkpoint of a run, and not those of `plato assess`.
             starts(NUM_EPISODES, int(self._run.info.get("seed") or 0)),
             mask_from_info=self._adapter.mask_source == "info",
-            time_limit_s=budget_s,
+            time_limit_s=seconds,
         )
-        self._spent_s += time.monotonic() - began
-        if len(episodes) < NUM_EPISODES:
-            self._has_time = False
-            self._tell(
-                {
-                    "event": "note",
-                    "text": f"{NUM_EPISODES} evaluation episodes take over {MAX_SHARE:.0%} of the run: "
-                    "the best checkpoint is chosen by the training return",
-                }
+        self._allowance.spend(time.monotonic() - began, len(episodes) / NUM_EPISODES)
+        if len(episodes) == NUM_EPISODES:
+            return statistics.fmean(episode.return_ for episode in episodes)
+        if not self._has_told:
+            self._has_told = True
+            text = (
+                f"{NUM_EPISODES} evaluation episodes take over {MAX_SHARE:.0%} of the run so far: until they do not, "
             )
-            return None
-        return statistics.fmean(episode.return_ for episode in episodes)
+            self._tell({"event": "note", "text": f"{text}the best checkpoint is chosen by the training return"})
+        return None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a checkpoint: its windowed training return, and its mean over evaluation episodes."""
+
+    training: float | None
+    evaluation: float | None
+
+    @property
+    def value(self) -> float | None:
+        """The one that counts."""
+        return self.training if self.evaluation is None else self.evaluation
+
+    def beats(self, older: Judged) -> bool:
+        """Whether it is at least as good, by what both have; where they have nothing in common, the newer one is."""
+        for ours, theirs in ((self.evaluation, older.evaluation), (self.training, older.training)):
+            if ours is not None and theirs is not None:
+                return ours >= theirs
+        return self.value is not None
+
+
+class Allowance:
+    """The time that checkpoints may play: a tenth of the run so far, and 2 s in any case.
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, clock()
+        self._spent_s = self._needed_s = 0.0
+
+    def seconds(self, *, is_last: bool) -> float | None:
+        """How long the next checkpoint may take; None when it is known to take longer.
+
+        Args:
+            is_last: The run is over: what earlier ones took does not count, so that it is seldom left unplayed.
+        """
+        allowed = max(MIN_BUDGET_S, MAX_SHARE * (self._clock() - self._began))
+        left = allowed if is_last else allowed - self._spent_s
+        return left if left > 0.0 and left >= self._needed_s else None
+
+    def spend(self, seconds: float, share: float) -> None:
+        """So many were taken, for this share of the episodes."""
+        self._spent_s += seconds
+        self._needed_s = seconds / max(share, 1.0 / NUM_EPISODES)
