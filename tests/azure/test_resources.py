@@ -201,6 +201,45 @@ def test_down_takes_back_what_up_made(azure: Emulator, options: AzureOptions) ->
     assert resources.down(options).steps == ()  # again: nothing is there
 
 
+def build_an_image(azure: Emulator, options: AzureOptions, project: Project) -> str:
+    """A first job, whose image has to be built: Azure makes a registry for it. Gives the registry's id."""
+    from azure.ai.ml import command
+
+    resources.up(options, project)
+    (environment,) = azure.state.environments
+    job = command(command="true", environment=f"azureml:{environment}", compute=options.compute)
+    connect(options).ml.jobs.create_or_update(job)
+    named = azure.state.workspaces["rl-ws"]["properties"]["containerRegistry"]
+    assert azure.state.resources[named]["tags"] is None
+    return str(named)
+
+
+def test_the_registry_that_azure_makes_for_images_goes_too(
+    azure: Emulator, options: AzureOptions, project: Project
+) -> None:
+    registry = build_an_image(azure, options, project)
+    assert all(one["is_ours"] for one in resources.status(options)["resources"])
+    azure.faults.add("DELETE .*/workspaces/rl-ws$", status=409)
+    with pytest.raises(AzureError):
+        resources.down(options)
+    assert registry not in azure.state.resources  # before the workspace, which alone names it
+    resources.down(options)
+    assert (azure.state.resources, azure.state.workspaces, azure.state.resource_groups) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("whose", ["tagged", "of a workspace that is not ours"])
+def test_somebody_elses_registry_stays(azure: Emulator, options: AzureOptions, project: Project, whose: str) -> None:
+    registry = build_an_image(azure, options, project)
+    if whose == "tagged":
+        azure.state.resources[registry]["tags"] = {"team": "rl"}
+    else:
+        azure.state.workspaces["rl-ws"]["tags"] = {}
+    plan = resources.down(options)
+    assert registry in azure.state.resources
+    assert list(azure.state.resource_groups) == ["rl"]
+    assert "we did not make it" in [step.why for step in plan.steps if step.id == registry]
+
+
 def test_a_cluster_is_known_by_its_mark_should_its_tags_be_gone(azure: Emulator, options: AzureOptions) -> None:
     resources.up(options)
     azure.state.computes["rl-cpu"]["tags"] = {}
@@ -295,6 +334,51 @@ def test_down_goes_on_where_it_failed(azure: Emulator, options: AzureOptions) ->
     with pytest.raises(AzureError):
         resources.down(options)
     assert azure.state.workspaces == {}
+    resources.down(options)
+    assert azure.state.resource_groups == {}
+
+
+DELETING = {
+    "the group": "GET .*/resourceGroups/rl$",
+    "its resources": "GET .*/resourceGroups/rl/resources",
+    "the clusters": "GET .*/computes$",
+    "the endpoints": "GET .*/onlineEndpoints$",
+    "a cluster": "DELETE .*/computes/",
+    "the workspace": "DELETE .*/workspaces/rl-ws$",
+    "how that goes": "GET .*/operations/",
+    "the storage": "DELETE .*/storageAccounts/",
+    "the group's end": "DELETE .*/resourceGroups/rl$",
+}
+"""Of `down`, in their order: requests that it makes."""
+
+
+def each(*statuses: int) -> list[Any]:
+    """Each request with one of the statuses every time; the others are slow."""
+    pairs = [(step, status) for step in DELETING for status in statuses]
+    return [
+        pytest.param(*pair, marks=() if at % (len(statuses) + 1) == 0 else pytest.mark.slow)
+        for at, pair in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(("step", "status"), each(429, 500, 503))
+def test_down_waits_for_what_passes(azure: Emulator, options: AzureOptions, step: str, status: int) -> None:
+    resources.up(options)
+    azure.faults.add(DELETING[step], status=status, times=2, headers={"Retry-After": "0"})
+    resources.down(options)
+    assert all(fault.times == 0 for fault in azure.faults.left)
+    assert (azure.state.resource_groups, azure.state.workspaces, azure.state.resources) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(("step", "status"), each(401, 403, 500))
+def test_down_says_what_stays_in_one_error(azure: Emulator, options: AzureOptions, step: str, status: int) -> None:
+    resources.up(options)
+    azure.faults.add(DELETING[step], status=status, times=10**6, headers={"Retry-After": "0"})
+    with pytest.raises(AzureError) as caught:
+        resources.down(options)
+    said = {401: "az login", 403: "Contributor on the resource group", 500: "try again in some minutes"}
+    assert said[status] in str(caught.value.hint)
+    azure.faults.clear()
     resources.down(options)
     assert azure.state.resource_groups == {}
 

@@ -26,7 +26,7 @@ from tests.agents.inference_server import inference_python
 
 from .mounts import fetch, place_of
 from .nodes import DATASTORE_URI
-from .resource_manager import AML, SUBSCRIPTION, WORKSPACE
+from .resource_manager import AML, SUBSCRIPTION, WORKSPACE, build_image
 from .routing import Answer, Request, Route, error
 
 if TYPE_CHECKING:
@@ -226,6 +226,8 @@ class Endpoints:
             named = body["properties"].get(kind)
             if named is not None and _version(named) not in there:
                 return error(400, "UserError", f"There is no {named}.")
+        if body["properties"].get("environmentId") is not None:
+            build_image(self._state, request.match["workspace"], _version(body["properties"]["environmentId"]))
         before = self._deployments.pop(key, None)
         if before is not None:
             before.stop()

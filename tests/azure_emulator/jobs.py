@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING
 
 from . import nodes
-from .resource_manager import WORKSPACE
+from .resource_manager import WORKSPACE, build_image
 from .routing import Answer, Request, Route, error
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Jobs:
             "systemData": {"createdAt": datetime.datetime.now(datetime.timezone.utc).isoformat()},
         }
         self._state.jobs[name] = job
+        build_image(self._state, request.match["workspace"], version(str(properties.get("environmentId"))))
         nodes.start(job, self._emulator)
         return 201, {}, job
 
@@ -97,4 +98,4 @@ class Jobs:
 def version(path: str) -> str:
     """`name:version` of `.../codes/name/versions/version`."""
     words = path.split("/")
-    return f"{words[-3]}:{words[-1]}"
+    return f"{words[-3]}:{words[-1]}" if len(words) > 2 else path

@@ -14,6 +14,7 @@ from .routing import Answer, Request, Route, error
 
 if TYPE_CHECKING:
     from .emulator import Emulator
+    from .state import State
 
 ARM = r"management\.azure\.com"
 SUBSCRIPTION = rf"{ARM}/subscriptions/(?P<subscription>[^/]+)"
@@ -274,6 +275,26 @@ class ResourceManager:
     def operation(self, request: Request) -> Answer:
         found = self._operations.get(request.match["name"])
         return error(404, "NotFound", "no such operation") if found is None else (200, {}, found)
+
+
+def build_image(state: State, workspace: str, environment: str) -> None:
+    """An environment's image is needed: the first one that has to be built brings the workspace a registry, untagged.
+
+    Args:
+        state: What Azure remembers.
+        workspace: Its name.
+        environment: `name:version`.
+    """
+    properties = (state.environments.get(environment) or {}).get("properties") or {}
+    owner = state.workspaces.get(workspace)
+    if owner is None or not (properties.get("condaFile") or properties.get("build")):
+        return
+    if owner["properties"].get("containerRegistry") is None:
+        group, kind = owner["id"].partition("/providers/")[0], "Microsoft.ContainerRegistry/registries"
+        name = str(owner["properties"]["workspaceId"]).replace("-", "")
+        path = f"{group}/providers/{kind}/{name}"
+        state.resources[path] = {"id": path, "name": name, "type": kind, "location": owner["location"], "tags": None}
+        owner["properties"]["containerRegistry"] = path
 
 
 def workspace(group: str, name: str, about: dict[str, Any], paths: dict[str, str]) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def plan_down(azure: Azure) -> Plan:
     """What carries our tag for this workspace, and what stays because it does not.
 
     A workspace stays as long as it has clusters or endpoints that we did not make; the resource group stays unless we
-    made it and nothing is left in it.
+    made it and nothing is left in it. The registry that Azure makes for the images of a workspace of ours carries no
+    tag: only the workspace names it, so it goes before the workspace does.
 
     Raises:
         AzureError: Azure does not say.
@@ -144,13 +145,17 @@ def plan_down(azure: Azure) -> Plan:
     workspace = read_workspace(azure)
     steps = [] if workspace is None else _inside(azure)
     keeps_inside = any(step.action == "keep" for step in steps)
-    listed = sorted(resources(azure), key=lambda one: _is_workspace(azure, one), reverse=True)
-    for one in listed:
+    listed = resources(azure)
+    registries = [one for one in listed if is_registry(azure, workspace, one)]
+    ours = [one for one in listed if one in registries or is_ours(azure, one)]
+    for one in sorted(listed, key=lambda one: (one not in registries, not _is_workspace(azure, one))):
         about = (str(one["name"]), str(one["type"]), str(one["id"]))
-        if not is_ours(azure, one):
+        if one not in ours:
             steps.append(_step(about, "keep", "we did not make it"))
         elif keeps_inside:
             steps.append(_step(about, "keep", f"{azure.options.workspace} holds what we did not make"))
+        elif one in registries:
+            steps.append(_step(about, "delete", f"Azure made it for the images of {azure.options.workspace}"))
         else:
             steps.append(_step(about, "delete", "with all runs and models in it" if _is_workspace(azure, one) else ""))
     why = ""
@@ -281,6 +286,14 @@ def is_ours(azure: Azure, thing: Mapping[str, Any]) -> bool:
     """Whether a thing carries our tag for this workspace, or a cluster our mark."""
     is_marked = (thing.get("properties") or {}).get("description") == mark(azure)
     return is_marked or (thing.get("tags") or {}).get(TAG) == azure.options.workspace
+
+
+def is_registry(azure: Azure, workspace: Mapping[str, Any] | None, thing: Mapping[str, Any]) -> bool:
+    """Whether a thing is the registry that Azure made for the images of our workspace; a tag would be somebody's."""
+    if workspace is None or not is_ours(azure, workspace) or thing.get("tags"):
+        return False
+    named = (workspace.get("properties") or {}).get("containerRegistry")
+    return bool(named) and str(named).lower() == str(thing["id"]).lower()
 
 
 def _is_workspace(azure: Azure, one: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from .plans import (
     Plan,
     Step,
     is_ours,
+    is_registry,
     mark,
     plan_down,
     plan_up,
@@ -143,7 +144,11 @@ def status(options: AzureOptions) -> dict[str, Any]:
             **({} if compute is None else {"made_by_plato": is_ours(azure, compute), **_nodes(compute)}),
         },
         "resources": [
-            {"name": one["name"], "type": one["type"], "is_ours": _tag(one) == options.workspace}
+            {
+                "name": one["name"],
+                "type": one["type"],
+                "is_ours": is_ours(azure, one) or is_registry(azure, workspace, one),
+            }
             for one in ([] if group is None else resources(azure))
         ],
     }
