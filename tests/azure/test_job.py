@@ -126,3 +126,21 @@ def test_training_whose_machine_vanishes_goes_on_and_leaves_a_whole_run(azure: E
     steps = [0, *(line["env_steps"] for line in run.metrics())]
     # A batch ends with its last episodes, and those after the restart are others; none is counted twice or left out.
     assert all(1000 <= after - before < 1010 for before, after in itertools.pairwise(steps))
+
+
+@pytest.mark.slow
+def test_a_tuning_is_a_job_of_one_machine_with_a_run_for_each_trial(azure: Emulator, project: Path) -> None:
+    tried = ["tune.param_space={training.lr: {grid_search: [1e-4, 3e-3]}}", "tune.num_samples=1", "stop.env_steps=2000"]
+    there = plato("tune", "--on", "azure", *CHANGES, *(w for one in tried for w in ("--set", one)), project=project)
+    run = Run(str(there["path"]))
+    assert (there["job_status"], run.status) == ("SUCCEEDED", "finished")
+    assert azure.state.jobs[run.info["jobs"][0]["id"]]["properties"]["resources"]["instanceCount"] == 1
+    trials = [Run(folder) for folder in sorted((run.path / "trials").iterdir())]
+    assert [(trial.status, trial.info["params"]) for trial in trials] == [
+        ("finished", {"training.lr": 1e-4}),
+        ("finished", {"training.lr": 3e-3}),
+    ]
+    assert all(trial.metrics()[-1]["env_steps"] >= 2000 for trial in trials)
+    assert plato("show", run.name, project=project)["trials"]
+    best = max(trials, key=lambda trial: max(line["return_mean"] for line in trial.metrics()))
+    assert Agent.load(platotk.export(best)).verify()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from platotk import SubmitError
+from platotk import Run, SubmitError
 from platotk.compute import snapshot
 from platotk.compute.storage import MANIFEST, Storage
 
@@ -38,6 +38,20 @@ def test_a_run_goes_there_and_comes_back(run: Path, tmp_path: Path, kind: str) -
     Storage(url).get(tmp_path / "back")
     assert names(tmp_path / "back") == {name for name in names(run) if not name.startswith("jobs/")}
     assert (tmp_path / "back/checkpoints/000005/state.bin").read_bytes() == b"five"
+
+
+def test_what_a_machine_that_is_gone_says_of_itself_does_not_stay(run: Path, tmp_path: Path) -> None:
+    """A run, and each trial of a tuning, has its modules here."""
+    (run / "trials/0001").mkdir(parents=True)
+    for folder in (run, run / "trials/0001"):
+        (folder / "run.json").write_text('{"name": "run", "root": "/gone/code", "status": "finished"}')
+    Storage(str(tmp_path / "shared")).put(run, {})
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/run.json").write_text('{"name": "run", "root": "/here/project", "status": "created"}')
+    here = Run(tmp_path / "here")
+    Storage(str(tmp_path / "shared")).get_run(here)
+    for one in (here, Run(here.path / "trials/0001")):
+        assert (one.info["root"], one.status) == ("/here/project", "finished")
 
 
 def test_only_what_changed_is_sent_and_what_is_deleted_goes(run: Path, tmp_path: Path) -> None:

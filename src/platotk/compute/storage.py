@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import BackendError, missing_extra
 from ..run import Run
-from ..trials import FOLDER
+from ..trials import FOLDER, trials
 from .base import UnreachableError
 
 MANIFEST = "MANIFEST.json"
@@ -125,6 +125,8 @@ class Storage:
         if "run.json" not in self.get(run.path):
             raise BackendError(f"{self.url} holds no run.", hint="If it is a shared path: is it mounted here?")
         run.update(**kept)
+        for trial in trials(run):
+            trial.update(root=run.info.get("root"))
 
     def leave(self, name: str, content: dict[str, Any]) -> None:
         """Leave a note beside the run for the other side; it is no file of the run.
