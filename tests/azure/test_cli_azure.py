@@ -93,6 +93,7 @@ def test_doctor_says_that_nobody_is_signed_in_and_what_else_it_saw(tmp_path: Pat
     assert "az login" in found["azure-sign-in"]["cure"]
     assert found["conda-python"]["cure"] == "- python=3.11"
     assert found["azure-cli"]["severity"] == "note"
+    assert all(one["cure"] for one in found.values())
 
 
 @pytest.mark.usefixtures("nobody")

@@ -177,6 +177,8 @@ def test_a_migrated_file_works_and_keeps_the_rest(seed: Path, tmp_path: Path, pr
         "dependencies:\n  - conda-forge::ray-rllib=2.3.0=py38h_1\n  - pytorch=1.13\n",
         "dependencies: []\n",
         "dependencies:\n- python=3.11\n- pip: ['ray==2.3.0']\n- numpy\n",
+        "dependencies:\n- python\n- numpy\n",
+        "dependencies:\n- python=3.11\n- pip:\n  - -r nowhere.txt\n  - -e .\n  - ./wheels/own.whl\n",
     ],
 )
 def test_any_conda_file_is_taken_and_cured(tmp_path: Path, text: str) -> None:
@@ -190,13 +192,31 @@ def test_any_conda_file_is_taken_and_cured(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["python=3.12", "python >=3.9", "python", "numpy=2", "numpy>=1.24", "numpy=2.2.6=py311h_0", "pytorch>=2.5,<3"],
+    ["python=3.12", "python >=3.9", "numpy=2", "numpy>=1.24", "numpy=2.2.6=py311h_0", "pytorch>=2.5,<3"],
 )
 def test_pins_that_agree_are_left_alone(tmp_path: Path, line: str) -> None:
     path = tmp_path / "conda.yml"
     path.write_text((EXAMPLE / "conda.yml").read_text().replace("  - python=3.11", f"  - {line}"))
     about = {one.id for one in findings_of_conda(path) if one.severity == "error"}
     assert about <= {"conda-missing"}  # the line took the place of python's
+
+
+def test_files_of_this_machine_do_not_travel_with_a_conda_file(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(
+        "# ours\nscipy==1.15.2 \\\n    --hash=sha256:00\nray[tune]==2.3.0  # old\n"
+    )
+    path = tmp_path / "conda.yml"
+    path.write_text((EXAMPLE / "conda.yml").read_text().rstrip() + "\n      - -r requirements.txt\n")
+    (one,) = [one for one in findings_of_conda(path) if one.id == "conda-local"]
+    assert (one.severity, one.cure) == ("error", "- scipy==1.15.2\n- ray[tune]==2.3.0")
+    assert one.message == "-r requirements.txt names a file of this machine, and only the conda file is sent"
+    path.write_text(migrate(path))
+    assert "      - scipy==1.15.2\n      - ray[rllib,tune]<2.61,>=2.60\n" in path.read_text()
+    assert [one for one in findings_of_conda(path) if one.severity == "error"] == []
+
+
+def test_every_finding_has_a_cure(seed: Path) -> None:
+    assert all(one.cure for one in findings_of_conda(seed))
 
 
 def test_a_job_is_not_sent_with_a_file_that_contradicts(seed: Path, project: Project, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from platotk import Project
 from platotk.azure import yaml_files
 from platotk.azure.options import AzureOptions
 from platotk.cli import app
+from platotk.compute import snapshot
 from platotk.errors import ProjectError
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/simple-adder"
@@ -104,6 +105,15 @@ def test_the_lines_name_the_files_and_make_the_secret_themselves(folder: Path) -
     assert (folder / "commands.sh").read_text().splitlines()[2:] == lines
 
 
+def test_azures_own_ray_takes_no_token_and_starts_a_dashboard(project: Project, tmp_path: Path) -> None:
+    theirs = options(distribution="ray")
+    assert not any("RAY_AUTH_TOKEN" in line for line in yaml_files.commands(theirs))
+    yaml_files.write(theirs, project, tmp_path)
+    assert "RAY_AUTH_TOKEN" not in (tmp_path / "commands.sh").read_text() + (tmp_path / "job.yml").read_text()
+    assert yaml.safe_load((tmp_path / "job.yml").read_text())["distribution"] == {"type": "ray"}
+    assert "ray[default]" in yaml.safe_load((tmp_path / "conda.yml").read_text())["dependencies"][-1]["pip"]
+
+
 def test_the_users_image_conda_file_and_dockerfile_are_kept(project: Project, tmp_path: Path) -> None:
     from azure.ai.ml import load_environment
 
@@ -124,7 +134,12 @@ def test_again_into_the_project_holds_no_earlier_files(project: Project) -> None
     for _ in range(2):
         yaml_files.write(options(), project, project.root / "azure")
     assert not list((project.root / "azure/code").rglob("job.yml"))
-    assert not (project.root / "azure/code/azure/code").exists()
+    assert not (project.root / "azure/code/azure").exists()
+    assert (project.root / "azure/code/sim.py").is_file()
+    # Nor does a job take it along.
+    sent = {path.relative_to(project.root).parts[0] for path in snapshot.files(project.root)}
+    assert "sim.py" in sent
+    assert "azure" not in sent
 
 
 def test_what_is_the_users_own_is_not_replaced(project: Project, tmp_path: Path) -> None:

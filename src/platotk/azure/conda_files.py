@@ -35,6 +35,10 @@ NEEDLESS = {
     "tensorflow": "is not used: RLlib trains with torch",
     "gym": "is gymnasium today",
 }
+OPEN_PYTHON = "no pin of Python: conda would take its newest"
+LEAVE_OUT = "leave the line out"
+"""The cure of a line that has no better one."""
+OF_THIS_MACHINE = re.compile(r"\s*(-e\b|--editable\b|-r\b|--requirement\b|-c\b|--constraint\b|\.|/|file:)|.*@\s*file:")
 OF_CONDA = {"pytorch": "torch", "ray-rllib": "ray", "ray-default": "ray", "ray-core": "ray", "ray-tune": "ray"}
 """conda-forge calls some packages otherwise than pip's index does."""
 
@@ -87,27 +91,43 @@ def migrate(path: Path) -> str:
     Raises:
         ProjectError: It is not a conda file.
     """
-    text = _read(path)
+    return _migrated(_read(path), path)
+
+
+def _migrated(text: str, path: Path) -> str:
     if not _is_one_per_line(text):
         content = yaml.safe_load(text)
         content["dependencies"] = content["dependencies"] or [f"python={PYTHON}"]
         text = yaml.safe_dump(content, sort_keys=False)
-    lines = text.splitlines()
+    lines, listed = text.splitlines(), _found(text, path)
+    named = [(found, line) for found, line in listed if found.id == "conda-local" and found.cure != LEAVE_OUT]
+    if named:
+        # First the packages of the files that it names, which may have findings of their own.
+        for found, line in named:
+            _replace(lines, line, found.cure)
+        return _migrated("\n".join(lines), path)
     missing: list[str] = []
     gone: set[int] = set()
-    for found, line in _found(text, path):
+    for found, line in listed:
         if found.id == "conda-channel" or line is None:
             missing += [] if found.id != "conda-missing" else (found.cure or "").splitlines()
-        elif found.cure is None:
+        elif found.cure == LEAVE_OUT:
             gone.add(line.number - 1)
         else:
-            row = lines[line.number - 1]
-            lines[line.number - 1] = row[: len(row) - len(row.lstrip())] + found.cure.strip()
+            _replace(lines, line, found.cure)
     if any(line.startswith("- python=") for line in missing):
         _insert_python(lines, next(line for line in missing if line.startswith("- python=")))
     wanted = [line.strip() for line in missing if not line.startswith("- python=")]
     kept = [row for index, row in enumerate(lines) if index not in gone]
     return "\n".join(_with_pip(kept, wanted)) + "\n"
+
+
+def _replace(lines: list[str], line: Line | None, cure: str | None) -> None:
+    """Write a cure where a line stands, as far in as it stands."""
+    if line is not None:
+        row = lines[line.number - 1]
+        indent = row[: len(row) - len(row.lstrip())]
+        lines[line.number - 1] = "\n".join(indent + one for one in (cure or "").splitlines())
 
 
 def needed() -> dict[str, str]:
@@ -149,16 +169,23 @@ def _found(text: str, path: Path) -> list[tuple[Finding, Line | None]]:
     there = {line.name for line in lines}
     for line in lines:
         if line.name == "python":
-            if not _python_fits(line.text):
+            if not line.text.rpartition("::")[2].strip()[len("python") :]:
+                add("conda-python", "error", OPEN_PYTHON, line, f"- python={PYTHON}")
+            elif not _python_fits(line.text):
                 told = f"{line.text}: platotk needs Python {_python_range()}"
                 add("conda-python", "error", told, line, f"- python={PYTHON}")
+        elif line.is_pip and OF_THIS_MACHINE.match(line.text):
+            packages = _named_by(line.text, path.parent)
+            there |= {requirement_name(package) for package in packages}
+            told = f"{line.text} names a file of this machine, and only the conda file is sent"
+            add("conda-local", "error", told, line, "\n".join(f"- {one}" for one in packages) or LEAVE_OUT)
         elif line.name in NEEDLESS:
-            add("conda-needless", "warning", f"{line.text} {NEEDLESS[line.name]}: leave it out.", line, None)
+            add("conda-needless", "warning", f"{line.text} {NEEDLESS[line.name]}", line, LEAVE_OUT)
         elif line.name in wanted and not _fits(line, wanted[line.name]):
             told = f"{line.text}: a job needs {wanted[line.name]}"
             add("conda-pin", "error", told, line, f"- {_written(line, wanted[line.name])}")
     if "python" not in there:
-        add("conda-missing", "error", "no pin of Python: conda would take its newest", None, f"- python={PYTHON}")
+        add("conda-missing", "error", OPEN_PYTHON, None, f"- python={PYTHON}")
     lacking = [name for name in wanted if name not in there]
     if "platotk" not in there and lacking:
         told = f"a job needs {', '.join(lacking)} too"
@@ -187,6 +214,16 @@ def _dependencies(root: Any) -> list[Any]:
         if key.value == "dependencies":
             return list(value.value)
     return []
+
+
+def _named_by(text: str, folder: Path) -> list[str]:
+    """The packages in a file of requirements that is beside the conda file; none of anything else."""
+    match = re.match(r"\s*(?:-r|--requirement)[\s=]+(\S+)", text)
+    if match is None or not (folder / match[1]).is_file():
+        return []
+    content = re.sub(r"\s*\\\n\s*--hash=\S+|\s+--hash=\S+", "", (folder / match[1]).read_text(encoding="utf-8"))
+    rows = [re.sub(r"(^|\s)#.*", "", row).strip() for row in content.splitlines()]
+    return [row for row in rows if row and not OF_THIS_MACHINE.match(row)]
 
 
 def _channels(text: str) -> set[str]:

@@ -102,9 +102,8 @@ def _versions() -> Iterator[Finding]:
 def _cli() -> Iterator[Finding]:
     az = shutil.which("az")
     if az is None:
-        yield _finding(
-            "azure-cli", "note", "az is not installed; platotk does not need it, signing in is easier with it"
-        )
+        told = "az is not installed; platotk does not need it, signing in is easier with it"
+        yield _finding("azure-cli", "note", told, "https://learn.microsoft.com/cli/azure/install-azure-cli")
         return
     try:
         answer = subprocess.run([az, "version", "--output", "json"], capture_output=True, timeout=60, check=True)

@@ -28,6 +28,9 @@ LOG_STORE = "workspaceartifactstore"
 LOG_OF_HEAD = re.compile(r"/user_logs/std_log[^\d/]*0*(?:_ps)?\.txt$")
 """Of the first machine; the others' are std_log_process_01.txt and so on."""
 MOST_AT_ONCE = 1 << 20
+TAIL_BYTES = 64
+Read = dict[str, tuple[int, bytes]]
+"""Of a job's log: how far it was read, and the bytes before that."""
 WAITING = {
     "NotStarted": "not started yet",
     "Starting": "starting",
@@ -95,16 +98,17 @@ def failure(azure: Azure, name: str) -> str:
     return " ".join(part for part in (said, cure(said)) if part)
 
 
-def log(files: BlobFiles, name: str, start: int) -> tuple[str, int]:
+def log(files: BlobFiles, name: str, start: int, read: Read) -> tuple[str, int]:
     """What the first machine has printed from byte `start` on, up to a megabyte, and the position after it.
 
-    A job that lost its machines begins a new log, which is read from its beginning when it is found shorter than what
-    was read of the old one.
+    A job that lost its machines begins a new log, which is read from its beginning: it is shorter than what was read of
+    the old one, or what stands before `start` is not what was read there.
 
     Args:
         files: The datastore `LOG_STORE`.
         name: Of the job.
         start: A position that an earlier call gave, or 0.
+        read: The last of what was read, by job; kept up to date.
     """
     found = {
         path: int(about["size"] or 0)
@@ -114,17 +118,24 @@ def log(files: BlobFiles, name: str, start: int) -> tuple[str, int]:
     if not found:
         return "", start
     path = min(found)
-    size = found[path]
-    begin = start if start <= size else 0
-    if begin == size:
-        return "", begin
+    position, tail = read.get(name, (0, b""))
+    if start > found[path]:
+        start = 0
+    if start == found[path]:
+        return "", start
+    if position != start:
+        tail = b""
     try:
-        data = files.cat_file(path, begin)
+        data = files.cat_file(path, start - len(tail))
+        if not data.startswith(tail):
+            start, tail = 0, b""
+            data = files.cat_file(path)
     except FileNotFoundError:
         return "", start
-    data = data[:MOST_AT_ONCE]
-    whole = whole_characters(data)
-    return data[:whole].decode("utf-8", errors="replace"), begin + whole
+    data = data[len(tail) :][:MOST_AT_ONCE]
+    data = data[: whole_characters(data)]
+    read[name] = (start + len(data), (tail + data)[-TAIL_BYTES:])
+    return data.decode("utf-8", errors="replace"), start + len(data)
 
 
 def cancel(azure: Azure, name: str) -> None:

@@ -26,8 +26,6 @@ from .options import AzureOptions
 if TYPE_CHECKING:
     from ..project import Project
 
-PACKAGE = ".platotk"
-"""In the code of a job, as `plato train --on` puts it there."""
 SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
 FILES = ("workspace.yml", "compute.yml", "environment.yml", "conda.yml", "job.yml", "commands.sh")
 
@@ -67,7 +65,9 @@ def commands(options: AzureOptions) -> list[str]:
     where = f"--resource-group {shlex.quote(options.resource_group)}"
     both = f"{where} --workspace-name {options.workspace}"
     location = options.location or "LOCATION"
-    token = " --set environment_variables.RAY_AUTH_TOKEN=$(openssl rand -hex 32)" if options.nodes > 1 else ""
+    # A cluster that Azure's own Ray makes takes no token.
+    needs_token = options.nodes > 1 and options.distribution != "ray"
+    token = " --set environment_variables.RAY_AUTH_TOKEN=$(openssl rand -hex 32)" if needs_token else ""
     return [
         f"az account set --subscription {options.subscription}",
         f"az group create --name {shlex.quote(options.resource_group)} --location {location}",
@@ -122,7 +122,9 @@ def _conda(options: AzureOptions, project: Project) -> str:
     given = options.environment.get("conda_file")
     if given is not None:
         return existing(project.root, given, "conda_file").read_text(encoding="utf-8")
-    pip = [*needed().values(), *project_requirements(options, project.root)]
+    # Azure's own Ray starts a dashboard.
+    dashboard = ["ray[default]"] if options.distribution == "ray" else []
+    pip = [*needed().values(), *dashboard, *project_requirements(options, project.root)]
     content = {"channels": ["conda-forge"], "dependencies": [f"python={PYTHON}", "pip", {"pip": pip}]}
     return yaml.safe_dump(content, sort_keys=False)
 
@@ -163,21 +165,17 @@ def _code(root: Path, folder: Path) -> None:
     Raises:
         ProjectError: Such a folder is there, and is not one that this wrote.
     """
+    from ..compute.snapshot import PACKAGE, snapshot
+
     if folder.exists() and not (folder / PACKAGE).is_dir():
         raise ProjectError(
             f"{folder} is there already, and plato did not write it.", hint="Give another folder: --out PATH"
         )
     shutil.rmtree(folder, ignore_errors=True)
-    from ..compute.snapshot import snapshot
-
     with tempfile.TemporaryDirectory() as place:
-        code = Path(place) / "code"
-        snapshot(root, code)
-        if folder.resolve().is_relative_to(root.resolve()):
-            # What an earlier call wrote is no part of the project.
-            for name in FILES:
-                (code / folder.resolve().parent.relative_to(root.resolve()) / name).unlink(missing_ok=True)
-        shutil.copytree(code, folder)
+        (folder / PACKAGE).mkdir(parents=True)  # by which the snapshot knows what is no part of the project
+        snapshot(root, Path(place) / "code")
+        shutil.copytree(Path(place) / "code", folder, dirs_exist_ok=True)
         with zipfile.ZipFile(own_package(Path(place))) as wheel:
             wheel.extractall(folder / PACKAGE)
     (folder / ".amlignore").touch()

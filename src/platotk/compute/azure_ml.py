@@ -40,8 +40,6 @@ from .storage import Storage
 
 FOLDER = "platotk/runs"
 """On the datastore."""
-PACKAGE = ".platotk"
-"""In the code of a job: the platotk that submitted it, whatever the image has."""
 SHM = "8g"
 """What `shm: auto` is: room for Ray's object store. It is a limit, not a reservation."""
 SLACK_S = 900
@@ -57,6 +55,7 @@ class AzureBackend:
         self.name, self.options = name, options
         self._azure: Azure | None = None
         self._opened: dict[str, BlobFiles] = {}
+        self._read: azure_jobs.Read = {}
 
     @property
     def azure(self) -> Azure:
@@ -126,7 +125,7 @@ class AzureBackend:
 
     def logs(self, job: Job, start: int = 0) -> tuple[str, int]:
         """From byte `start` of the first machine's log on."""
-        return azure_jobs.log(self._files(azure_jobs.LOG_STORE), job.id, start)
+        return azure_jobs.log(self._files(azure_jobs.LOG_STORE), job.id, start, self._read)
 
     def stop(self, job: Job) -> None:
         """A note on the datastore, which the job sees within `sync`; asked again after `grace`, Azure cancels it."""
@@ -176,7 +175,7 @@ class AzureBackend:
             "experiment_name": options.experiment or _experiment(job),
             "tags": {"platotk_run": job.name},
             "code": code,
-            "command": f'export PYTHONPATH="$PWD/{PACKAGE}${{PYTHONPATH:+:$PYTHONPATH}}"\n'
+            "command": f'export PYTHONPATH="$PWD/{snapshot.PACKAGE}${{PYTHONPATH:+:$PYTHONPATH}}"\n'
             f"exec {launcher}python -m platotk.compute.carried {words} -- {command}",
             "environment": environment,
             "environment_variables": variables,
@@ -283,7 +282,7 @@ def _code(root: Path, folder: Path) -> None:
     """The project's files and the running platotk, as they are uploaded."""
     snapshot.snapshot(root, folder)
     with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(own_package(Path(place))) as wheel:
-        wheel.extractall(folder / PACKAGE)
+        wheel.extractall(folder / snapshot.PACKAGE)
     # Without it the SDK would leave out what .gitignore names; .platoignore has had its say.
     (folder / ".amlignore").touch()
 

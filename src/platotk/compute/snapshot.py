@@ -30,6 +30,8 @@ NEVER = (
     ),
     *(".env", ".env.*", "*.pem", "*.key", "id_rsa*", ".netrc", ".aws", ".azure", ".ssh"),
 )
+PACKAGE = ".platotk"
+"""In the code of a job: the platotk that submitted it, whatever the image has."""
 MOST_BYTES = 200 * 1024**2
 
 
@@ -85,7 +87,8 @@ def _walk(root: Path, folder: Path, patterns: list[str]) -> Iterator[Path]:
         if any(fnmatch.fnmatch(path.name, pattern) or fnmatch.fnmatch(name, pattern) for pattern in patterns):
             continue
         if path.is_dir():
-            if not path.is_symlink():
+            # `code` beside job.yml is a copy of the project, which `plato azure yaml` wrote.
+            if not path.is_symlink() and not (path / "code" / PACKAGE).is_dir():
                 yield from _walk(root, path, patterns)
         elif path.is_file():
             yield path
