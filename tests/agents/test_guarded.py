@@ -217,7 +217,7 @@ def test_the_answer_says_what_the_guards_did(tmp_path: Path) -> None:
         200,
         {"actions": [[4.0], [5.0]], "guarded": [[], did]},
     )
-    assert request(app, "/v1/prediction", seen(9)) == (200, [5.0])
+    assert request(app, "/v1/prediction", seen(9)) == (200, 5.0)
     assert 'plato_guard_actions_total{guard="clamp",leaf="action"} 3' in request(app, "/metrics")[1]
 
 

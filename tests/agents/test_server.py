@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -15,14 +18,19 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from playwright.sync_api import expect, sync_playwright
-from tests.agents.served import KEY, ask, served, started, with_units, write_agent
+from tests.agents.served import KEY, ask, request, served, started, with_units, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
+from platotk.agents.openapi import openapi
+from platotk.agents.requests import body_limit
+from platotk.agents.schemas import bare, space_schema
 from platotk.agents.server import require_key, serve
 from platotk.agents.sessions import ClientSessions
 from platotk.errors import ProjectError
+from platotk.spaces import adapt, from_json, to_json
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -64,8 +72,44 @@ def test_a_batch(url: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_old_plant_client_changes_only_the_host(url: str, method: str) -> None:
-    assert ask(f"{url}/v1/prediction", OBSERVATION, method=method) == (200, [4.25])
+    assert ask(f"{url}/v1/prediction", OBSERVATION, method=method) == (200, 4.25)
     assert ask(f"{url}/v1", method="DELETE") == (204, "")
+
+
+VALVES = spaces.Dict(
+    valve=spaces.Box(0.0, 1.0, (1,), np.float32),
+    jets=spaces.Box(0.0, 1.0, (2,), np.float64),
+    pump=spaces.Discrete(2),
+    gear=spaces.MultiDiscrete([3], start=[1]),
+    on=spaces.MultiBinary(1),
+    parts=spaces.Tuple((spaces.Box(-5, 5, (1,), np.int32), spaces.Box(0, 1, (), np.float32))),
+)
+
+
+def test_a_client_of_bonsai_reads_numbers() -> None:
+    """action.valve is a number there; arrays of one are written as what they hold, on that route alone."""
+    value = {"valve": [0.5], "jets": [0.25, 1.0], "pump": 1, "gear": [2], "on": [1], "parts": [[-3], 0.5]}
+    written = bare(VALVES, to_json(VALVES, from_json(VALVES, value)))
+    assert written == {"valve": 0.5, "jets": [0.25, 1.0], "pump": 1, "gear": 2, "on": 1, "parts": [-3, 0.5]}
+    Draft202012Validator(space_schema(VALVES, is_bare=True)).validate(written)
+    assert not Draft202012Validator(space_schema(VALVES, is_bare=True)).is_valid(value)
+    document = openapi(adapt(TANK, VALVES), name="pump", units={"action": {"valve": "m3/h"}, "observation": {}})
+    answers = document["paths"]["/v1/prediction"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    name = answers["$ref"].rpartition("/")[2]
+    schema = document["components"]["schemas"][name]
+    assert schema["properties"]["valve"] == {
+        "type": "number",
+        "minimum": 0.0,
+        "maximum": 1.0,
+        "x-unit": "m3/h",
+        "description": "In m3/h.",
+    }
+
+
+def test_an_exported_agent_answers_such_a_client(adder_agent: Path) -> None:
+    server = Server(Agent.load(adder_agent))
+    (addend,) = request(server, "/act", {"observation": {"value": 17}})[1]["action"]["addend"]
+    assert request(server, "/v1/prediction", {"value": 17}) == (200, {"addend": addend})
 
 
 @pytest.mark.parametrize(
@@ -157,9 +201,56 @@ def test_a_key_opens_it(tmp_path: Path) -> None:
         assert ask(f"{place}/act", body, headers={"Authorization": f"Bearer {KEY}x"})[0] == 401
         assert ask(f"{place}/act", body, headers={"Authorization": f"Bearer {KEY}"})[0] == 200
         assert ask(f"{place}/act", body, headers={"x-api-key": KEY})[0] == 200
+        assert ask(f"{place}/v1/prediction", OBSERVATION, headers={"Authorization": basic("plato", KEY)})[0] == 200
+        for wrong in (basic("plato", f"{KEY}x"), basic(KEY, ""), "Basic", "Basic ?", f"Basic {KEY}", KEY):
+            assert ask(f"{place}/act", body, headers={"Authorization": wrong})[0] == 401, wrong
+        assert challenges(f"{place}/v1/prediction") == ["Bearer", 'Basic realm="plato"']
+        assert challenges(f"{place}/form.json") == ["Bearer"]  # a browser would ask for a password over the page
         assert ask(f"{place}/metrics")[0] == 401
         assert ask(f"{place}/form.json")[0] == 401
         assert ask(f"{place}/healthz")[0] == 200
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def challenges(url: str) -> list[str]:
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(url, timeout=20)
+    return raised.value.headers.get_all("www-authenticate")
+
+
+CAMERA = spaces.Dict(camera=spaces.Box(0, 255, (250, 400, 3), np.uint8), speed=spaces.Box(-1, 1, (1,), np.float32))
+
+
+def test_one_observation_always_fits_into_a_body(tmp_path: Path) -> None:
+    """300,000 numbers, each of three digits, a comma and a space."""
+    assert body_limit(TANK) == 1 << 20
+    assert body_limit(CAMERA) > 5 * CAMERA["camera"].low.size
+    agent = Agent.load(write_agent(tmp_path / "agent", CAMERA))
+    body = json.dumps({"observation": {"camera": np.full((250, 400, 3), 255).tolist(), "speed": 0.5}}).encode()
+    assert len(body) > 1_400_000
+    status, answer = request(Server(agent), "/act", body)
+    assert (status, answer["action"][0]) == (200, pytest.approx(255 * 300_000 + 0.5, rel=1e-6))
+    assert request(Server(agent, max_body_bytes=1_000_000), "/act", body)[0] == 413
+
+
+def test_the_limits_are_set_from_the_shell(counter: Path) -> None:
+    with served(counter, max_body_bytes=1000, max_clients=2, memory_ttl_s=0.5) as url:
+        assert ask(f"{url}/act", b" " * 1001)[0] == 413
+        for client in "abc":
+            assert ask(f"{url}/act", {"observation": 1, "client": client}) == (200, {"action": [1.0]})
+        assert ask(f"{url}/act", {"observation": 1, "client": "c"}) == (200, {"action": [2.0]})
+        assert ask(f"{url}/act", {"observation": 1, "client": "a"}) == (200, {"action": [1.0]})
+        time.sleep(0.6)
+        assert ask(f"{url}/act", {"observation": 1, "client": "c"}) == (200, {"action": [1.0]})
+
+
+def test_limits_of_nothing_are_refused(counter: Path) -> None:
+    for limits in ({"max_body_bytes": 0}, {"memory_ttl_s": -1.0}, {"max_clients": 0}):
+        with pytest.raises(ProjectError, match="not above 0"):
+            serve(counter, port=0, **limits)
 
 
 @pytest.mark.parametrize(("host", "key"), [("0.0.0.0", None), ("plant.example", None), ("127.0.0.1", "short")])
@@ -175,9 +266,9 @@ def test_each_client_has_its_own_memory(counter: Path) -> None:
         assert ask(f"{url}/reset", {"client": "a"})[0] == 200
         assert ask(f"{url}/act", {"observation": 5, "client": "a"}) == (200, {"action": [5.0]})
         assert ask(f"{url}/act", {"observation": 5, "client": "b"}) == (200, {"action": [15.0]})
-        assert ask(f"{url}/v1/prediction", 7) == (200, [7.0])
+        assert ask(f"{url}/v1/prediction", 7) == (200, 7.0)
         assert ask(f"{url}/v1", method="DELETE")[0] == 204
-        assert ask(f"{url}/v1/prediction", 7) == (200, [7.0])
+        assert ask(f"{url}/v1/prediction", 7) == (200, 7.0)
         assert ask(f"{url}/act", {"observations": [1, 2]})[0] == 422
 
 

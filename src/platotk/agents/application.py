@@ -6,6 +6,8 @@ between the socket and the policy. `prove` replays recorded rows before it count
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import ipaddress
 import json
@@ -25,7 +27,8 @@ from .openapi import openapi
 from .page import form, html
 from .parity import compare
 from .prometheus import ServerMetrics, escaped
-from .requests import DEFAULT_CLIENT, MAX_BODY_BYTES, Request, RequestError, client_of, parse_act, parse_json
+from .requests import DEFAULT_CLIENT, Request, RequestError, body_limit, client_of, parse_act, parse_json
+from .schemas import bare
 from .sessions import DEFAULT_LIMIT, DEFAULT_TTL_S, ClientSessions
 
 NUM_PROOF_ROWS = 16
@@ -46,6 +49,15 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class Server:
     """The ASGI application of one agent.
 
+    Args:
+        agent: It is proven first.
+        key: What clients must send; None for nothing.
+        is_loopback: Whether it listens for this machine alone, so that other hosts in a request are refused.
+        ttl_s: A memory that was not used for so long is forgotten.
+        max_clients: Memories that are kept; beyond that the one unused for longest goes.
+        max_body_bytes: Of a request. Default: see `requests.body_limit`.
+        metrics: Where to count.
+
     Attributes:
         metrics: What `/metrics` shows.
         sessions: The memory of each client.
@@ -59,7 +71,7 @@ class Server:
         is_loopback: bool = True,
         ttl_s: float = DEFAULT_TTL_S,
         max_clients: int = DEFAULT_LIMIT,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        max_body_bytes: int | None = None,
         metrics: ServerMetrics | None = None,
     ) -> None:
         prove(agent.unguarded)
@@ -71,7 +83,7 @@ class Server:
         self._has_info_mask = agent.adapter.mask_source == "info"
         self._key = None if key is None else key.encode()
         self._is_guarded = key is None and is_loopback
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = max_body_bytes or body_limit(agent.observation_space)
         self._first_peer, self._is_warned = "", False
         contract = agent.path / "openapi.json"
         name = str(agent.manifest.get("name") or agent.path.resolve().parent.name)
@@ -125,6 +137,8 @@ class Server:
                 extra += [(b"connection", b"close")]
             if status == 401:
                 extra += [(b"www-authenticate", b"Bearer")]
+                # Only where plants call: a browser would ask for a password over the page.
+                extra += [(b"www-authenticate", b'Basic realm="plato"')] if path in ("/v1/prediction", "/v1") else []
         except Exception as error:
             is_known = isinstance(error, AgentError)
             logger.error("the agent failed on a request: %s", error, exc_info=None if is_known else error)
@@ -145,7 +159,7 @@ class Server:
             if name == b"content-length":
                 length = int(value) if value.isdigit() else 0
             elif name == b"authorization":
-                given = value[7:].strip() if value[:7].lower() == b"bearer " else given
+                given = _key_of(value)
             elif name == b"x-api-key":
                 given = value
             elif name == b"host":
@@ -199,7 +213,8 @@ class Server:
         state = parse_json(body)
         request = Request([state], False, "state", client_of(None), None, None)
         self._mind_shared_memory(request, scope)
-        return 200, JSON, _encode(self._actions(request)[0][0]).encode()
+        action = self._actions(request)[0][0]
+        return 200, JSON, _encode(bare(self._action_space, action)).encode()
 
     def _actions(self, request: Request) -> tuple[list[Any], list[Any]]:
         """Check observations against their space, act, and give plain JSON values back, and what guards did to each."""
@@ -358,6 +373,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _key_of(authorization: bytes) -> bytes:
+    """The key in an Authorization header: a bearer token, or the password that goes with any name."""
+    scheme, _, given = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return given.strip()
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 @lru_cache(maxsize=64)

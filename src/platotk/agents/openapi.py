@@ -45,7 +45,10 @@ def openapi(
     answer = {"oneOf": answers}
     bonsai = {
         "requestBody": _body(_OBSERVATION),
-        "responses": {"200": _json("The action.", _ACTION), **_refusals("413", "422")},
+        "responses": {
+            "200": _json("The action.", {"$ref": "#/components/schemas/BareAction"}),
+            **_refusals("413", "422"),
+        },
     }
     alive = {"200": _json("It is.", _object(status={"type": "string"})), **_refusals()}
     return {
@@ -55,7 +58,7 @@ def openapi(
             "version": "1",
             "description": "A trained agent: an observation in, an action out.",
         },
-        "security": [{}, {"bearer": []}, {"key": []}],
+        "security": [{}, {"bearer": []}, {"key": []}, {"basic": []}],
         "paths": {
             "/act": {
                 "post": {
@@ -107,12 +110,14 @@ def openapi(
         "components": {
             "schemas": {
                 "Observation": _observation(adapter, guards, units or {}),
-                "Action": with_units(space_schema(adapter.action_space), adapter.action_space, units or {}, "action"),
+                "Action": _action(adapter, units or {}),
+                "BareAction": _action(adapter, units or {}, is_bare=True),
                 "Problem": _object(error={"type": "string"}, field={"type": ["string", "null"]}),
             },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "basic": {"type": "http", "scheme": "basic"},
             },
         },
     }
@@ -123,6 +128,11 @@ def _observation(adapter: Adapter, guards: Guards | None, units: Units) -> dict[
     space = adapter.observation_space
     schema = with_units(space_schema(space, is_input=True), space, units, "observation")
     return schema if guards is None or not guards.inputs.is_lenient else {"anyOf": [schema, _ANYTHING]}
+
+
+def _action(adapter: Adapter, units: Units, *, is_bare: bool = False) -> dict[str, Any]:
+    space = adapter.action_space
+    return with_units(space_schema(space, is_bare=is_bare), space, units, "action")
 
 
 _ANYTHING = {"description": "With leaves missing, null or outside their bounds: the guards deal with it, or refuse it."}

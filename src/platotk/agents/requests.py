@@ -12,9 +12,16 @@ import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from gymnasium import Space, spaces
+
 from .openapi import MAX_BATCH
 
-MAX_BODY_BYTES = 1 << 20
+MIN_BODY_LIMIT = 1 << 20
+MAX_BODY_LIMIT = 256 << 20
+_NUMBER_CHARS = 32
+"""A float64 has 24 characters at most; the rest is for commas, spaces and brackets."""
+_CHARACTER_CHARS = 12
+"""A character beyond the basic plane, as two escapes."""
 MAX_DEPTH = 64
 MAX_CLIENT_CHARS = 200
 DEFAULT_CLIENT = "default"
@@ -51,6 +58,21 @@ class Request:
     client: str
     masks: Any
     observed_at: float | None
+
+
+def body_limit(space: Space[Any]) -> int:
+    """How many bytes a body may have by default: 1 MiB, or room for one observation of the space where that is more."""
+    return min(MAX_BODY_LIMIT, max(MIN_BODY_LIMIT, MIN_BODY_LIMIT // 16 + _num_chars(space)))
+
+
+def _num_chars(space: Space[Any]) -> int:
+    if isinstance(space, spaces.Dict):
+        return sum(len(str(key)) * _CHARACTER_CHARS + _num_chars(child) for key, child in space.spaces.items())
+    if isinstance(space, spaces.Tuple):
+        return sum(map(_num_chars, space.spaces))
+    if isinstance(space, spaces.Text):
+        return space.max_length * _CHARACTER_CHARS
+    return math.prod(space.shape or (1,)) * _NUMBER_CHARS
 
 
 def parse_json(body: bytes) -> Any:

@@ -16,16 +16,18 @@ MAX_EXACT = 256
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def space_schema(space: Space[Any], *, is_input: bool = False) -> dict[str, Any]:
+def space_schema(space: Space[Any], *, is_input: bool = False, is_bare: bool = False) -> dict[str, Any]:
     """The schema.
 
     Args:
         space: Any but Graph and Sequence, which allow anything here.
         is_input: Whether values are read: then a bare number is taken for one element, true and false for a bit, and
             no number may be too large for float32, in which an agent sees it.
+        is_bare: As `bare` writes values: one element of an array of shape (1,) stands there alone.
     """
+    more = {"is_input": is_input, "is_bare": is_bare}
     if isinstance(space, spaces.Dict):
-        properties = {str(key): space_schema(child, is_input=is_input) for key, child in space.spaces.items()}
+        properties = {str(key): space_schema(child, **more) for key, child in space.spaces.items()}
         return {
             "type": "object",
             "properties": properties,
@@ -33,24 +35,24 @@ def space_schema(space: Space[Any], *, is_input: bool = False) -> dict[str, Any]
             "additionalProperties": False,
         }
     if isinstance(space, spaces.Tuple):
-        return _tuple([space_schema(child, is_input=is_input) for child in space.spaces])
+        return _tuple([space_schema(child, **more) for child in space.spaces])
     if isinstance(space, spaces.Discrete):
         return _number("integer", int(space.start), int(space.start) + int(space.n) - 1)
     if isinstance(space, spaces.MultiDiscrete):
         low = np.asarray(space.start)
-        return _bare(_nested("integer", low, low + (space.nvec - 1)), space.shape, is_input)
+        return _bare(_nested("integer", low, low + (space.nvec - 1)), space.shape, **more)
     if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "b"):
         bit = {"enum": [0, 1, True, False]} if is_input else _number("integer", 0, 1)
-        return _bare(_array(space.shape, bit), space.shape, is_input)
+        return _bare(_array(space.shape, bit), space.shape, **more)
     if isinstance(space, spaces.Box):
-        return _bare(_box(space, is_input), space.shape, is_input)
+        return _bare(_box(space, is_input), space.shape, **more)
     if isinstance(space, spaces.Text):
         allowed = "".join(f"\\u{ord(c):04x}" for c in sorted(space.character_set) if ord(c) < 0x10000)
         is_plain = allowed.count("\\u") == len(space.character_set)
         pattern = {"pattern": f"^[{allowed}]*$"} if is_plain and allowed else {}
         return {"type": "string", "minLength": space.min_length, "maxLength": space.max_length, **pattern}
     if isinstance(space, spaces.OneOf):
-        options = [space_schema(child, is_input=is_input) for child in space.spaces]
+        options = [space_schema(child, **more) for child in space.spaces]
         return {"oneOf": [_tuple([{"const": index}, option]) for index, option in enumerate(options)]}
     return {}
 
@@ -99,9 +101,18 @@ def _tuple(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _bare(schema: dict[str, Any], shape: tuple[int, ...], is_input: bool) -> dict[str, Any]:
-    """An array of one element, or that element alone where values are read."""
-    if not is_input or shape != (1,):
+def bare(space: Space[Any], value: Any) -> Any:
+    """JSON of a value of a space in which a leaf of shape (1,) is a number, not an array of one."""
+    if isinstance(space, spaces.Dict):
+        return {str(key): bare(child, value[str(key)]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return [bare(child, part) for child, part in zip(space.spaces, value, strict=True)]
+    return value[0] if isinstance(value, list) and space.shape == (1,) else value
+
+
+def _bare(schema: dict[str, Any], shape: tuple[int, ...], *, is_input: bool, is_bare: bool) -> dict[str, Any]:
+    """An array of one element; that element alone where values are written so, and either where they are read."""
+    if shape != (1,) or not (is_input or is_bare):
         return schema
-    item = schema["prefixItems"][0] if "prefixItems" in schema else schema["items"]
-    return {"anyOf": [item, schema]}
+    item: dict[str, Any] = schema["prefixItems"][0] if "prefixItems" in schema else schema["items"]
+    return item if is_bare else {"anyOf": [item, schema]}

@@ -8,6 +8,7 @@ answers. Loopback needs no key, any other address does.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from ..errors import ProjectError, missing_extra
 from .agent import Agent
 from .application import Server, is_loopback
 from .prometheus import ServerMetrics
+from .sessions import DEFAULT_LIMIT, DEFAULT_TTL_S
 
 KEY_VARIABLE = "PLATO_SERVE_KEY"
 MIN_KEY_CHARS = 16
@@ -31,6 +33,7 @@ READ_TIMEOUT_S = 10.0
 _AGENT_VARIABLE = "PLATO_SERVE_AGENT"
 _METRICS_VARIABLE = "PLATO_SERVE_METRICS"
 _CONTROLLERS_VARIABLE = "PLATO_SERVE_CONTROLLERS"
+_LIMITS_VARIABLE = "PLATO_SERVE_LIMITS"
 _ANYWHERE = "*"
 
 
@@ -42,6 +45,9 @@ def serve(
     key: str | None = None,
     workers: int = 1,
     read_timeout_s: float = READ_TIMEOUT_S,
+    max_body_bytes: int | None = None,
+    memory_ttl_s: float = DEFAULT_TTL_S,
+    max_clients: int = DEFAULT_LIMIT,
     controllers: bool | Path | str = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
@@ -51,10 +57,13 @@ def serve(
         agent: A loaded agent, or the folder that `plato export` wrote.
         host: Address to listen on; any but a loopback address needs a key.
         port: 0 takes a free one.
-        key: What clients must send as `Authorization: Bearer KEY` or `x-api-key: KEY`; at least 16 characters.
-            Default: the environment variable PLATO_SERVE_KEY, if it is set.
+        key: What clients must send as `Authorization: Bearer KEY`, `x-api-key: KEY`, or the password of HTTP Basic; at
+            least 16 characters. Default: the environment variable PLATO_SERVE_KEY, if it is set.
         workers: Processes that answer; more than one only for agents without memory.
         read_timeout_s: A request must have arrived whole after this time, or its connection is closed.
+        max_body_bytes: A larger request is a 413. Default: 1 MiB, and more where one observation may need it.
+        memory_ttl_s: The memory of a client that did not call for so long is forgotten.
+        max_clients: Clients with a memory at one time; beyond that the one that did not call for longest is forgotten.
         controllers: Whether a fallback controller that the agent names may be imported; see `Agent.load`.
         on_event: Called with `{"event": "serving", "url": ...}` once it answers.
 
@@ -72,7 +81,12 @@ def serve(
     if workers < 1 or (workers > 1 and loaded.has_memory):
         why = "must be at least 1" if workers < 1 else "would each have a memory of their own, and this agent has one"
         raise ProjectError(f"{workers} workers {why}.", hint="Use --workers 1.")
-    app = Server(loaded, key=key, is_loopback=is_loopback(host))
+    limits: dict[str, Any] = {"max_body_bytes": max_body_bytes, "ttl_s": memory_ttl_s, "max_clients": max_clients}
+    if min(1 if limit is None else limit for limit in limits.values()) <= 0:
+        raise ProjectError(
+            "a limit of the server is not above 0.", hint="Leave out --max-body and its like for defaults."
+        )
+    app = Server(loaded, key=key, is_loopback=is_loopback(host), **limits)
     listener = _listen(host, port)
     url = _url(listener)
     told = on_event or (lambda event: None)
@@ -100,6 +114,7 @@ def serve(
         else:
             told_to_workers = {_AGENT_VARIABLE: str(loaded.path.resolve()), KEY_VARIABLE: key or ""}
             told_to_workers[_CONTROLLERS_VARIABLE] = _as_text(loaded.controllers)
+            told_to_workers[_LIMITS_VARIABLE] = json.dumps(limits)
             with _shared_folder() as folder, _environment({**told_to_workers, _METRICS_VARIABLE: folder}):
                 from uvicorn.supervisors import Multiprocess
 
@@ -133,7 +148,8 @@ def worker_app() -> Server:
     controllers = os.environ.get(_CONTROLLERS_VARIABLE, "")
     allowed = controllers == _ANYWHERE or (Path(controllers) if controllers else False)
     agent = Agent.load(os.environ[_AGENT_VARIABLE], controllers=allowed)
-    return Server(agent, key=key, is_loopback=key is None, metrics=metrics)
+    limits = json.loads(os.environ.get(_LIMITS_VARIABLE, "{}"))
+    return Server(agent, key=key, is_loopback=key is None, metrics=metrics, **limits)
 
 
 def _as_text(controllers: bool | Path) -> str:

@@ -133,6 +133,14 @@ def serve(
         typer.Option(metavar="PATH", help="Holds the key that clients must send. Default: $PLATO_SERVE_KEY."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that answer.")] = 1,
+    max_body: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", min=1, help="Of a request. Default: 1 MiB, more for large observations."),
+    ] = None,
+    memory_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Forget a client that did not call for so long.")
+    ] = 3600.0,
+    max_clients: Annotated[int, typer.Option(metavar="N", min=1, help="Clients with a memory at one time.")] = 1000,
     controllers: Controllers = False,
     project: ProjectPath = None,
     as_json: AsJson = False,
@@ -151,7 +159,18 @@ def serve(
 
     key = None if key_file is None else server.read_key(key_file)
     allowed = controllers_root(project) if controllers else False
-    server.serve(folder, host=host, port=port, key=key, workers=workers, controllers=allowed, on_event=tell)
+    server.serve(
+        folder,
+        host=host,
+        port=port,
+        key=key,
+        workers=workers,
+        max_body_bytes=max_body,
+        memory_ttl_s=memory_ttl,
+        max_clients=max_clients,
+        controllers=allowed,
+        on_event=tell,
+    )
 
 
 def _policy(
