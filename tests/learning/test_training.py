@@ -194,9 +194,54 @@ def test_a_hang_costs_one_episode(tmp_path, where):
     assert time.monotonic() - began < 60
 
 
-def test_more_cpus_than_there_are_is_an_error_at_once(tmp_path):
-    with pytest.raises(ProjectError, match="64 env runners"):
+def test_more_cpus_than_the_ray_cluster_has_is_an_error(tmp_path):
+    with pytest.raises(ProjectError, match=r"64 env runners .* need 64 CPUs; the Ray cluster has 2"):
         train(project("CartPole-v1", tmp_path, env_runners={"num_env_runners": 64}), runs_dir=tmp_path)
+
+
+def alone(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """An environment in which no cluster is known."""
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return {**kept, "RAY_TMPDIR": str(tmp_path), **variables}
+
+
+def test_more_cpus_than_this_machine_has_is_an_error_before_anything_is_loaded(tmp_path):
+    (tmp_path / "plato.yaml").write_text("sim: CartPole-v1\nenv_runners:\n  num_env_runners: 640\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "platotk", "train", "--set", "env_runners.num_cpus_per_env_runner=2"],
+        cwd=tmp_path,
+        env=alone(tmp_path, PYTHONPROFILEIMPORTTIME="1"),
+        capture_output=True,
+        text=True,
+    )
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 2, done.stderr[-2000:]
+    expected = f"plato.yaml:3: 640 env runners and 0 learners need 1280 CPUs; this machine has {os.cpu_count()}."
+    assert any(expected in line for line in told), told
+    assert "platotk.learning.training" in imported
+    assert not {"ray", "torch"} & imported
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_fits_or_may_run_on_a_cluster_is_not_refused_at_once(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from platotk.learning.cluster import refuse_at_once\n"
+        "from platotk.project import Project\n"
+        "refuse_at_once(Project(sim='CartPole-v1', env_runners={'num_env_runners': 'auto'}))\n"
+        "refuse_at_once(Project(sim='CartPole-v1', learners={'num_learners': 1, 'num_cpus_per_learner': 'auto'}))\n"
+        "refuse_at_once(Project(sim='CartPole-v1', env_runners={'num_env_runners': 9, 'num_cpus_per_env_runner': 0}))\n"
+        "many = Project(sim='CartPole-v1', env_runners={'num_env_runners': 640})\n"
+        "os.environ['RAY_ADDRESS'] = 'auto'\n"
+        "refuse_at_once(many)\n"
+        "del os.environ['RAY_ADDRESS']\n"
+        "os.makedirs(os.environ['RAY_TMPDIR'] + '/ray')\n"
+        "open(os.environ['RAY_TMPDIR'] + '/ray/ray_current_cluster', 'w').close()\n"
+        "refuse_at_once(many)\n"
+    )
+    environment = alone(tmp_path)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
 
 
 def test_an_unknown_key_of_rllib_is_named_with_its_line(tmp_path):

@@ -1,7 +1,8 @@
 """RLlib's imports and, where a training needs them, Ray's processes: both beside everything else that is loaded.
 
 `RayStart` begins the imports in a thread and `ray.init` in another; `wait()` gives the CPUs and GPUs there are.
-A project that asks for more than that is refused at once: Ray itself would wait for ever, without a word.
+A project that asks for more than that is refused: Ray itself would wait for ever, without a word. Where it is this
+machine alone that trains, `refuse_at_once` does so before anything is loaded.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ProjectError, missing_extra
+
+if TYPE_CHECKING:
+    from ..project import Project
 
 logger = logging.getLogger("platotk")
 
@@ -185,8 +192,54 @@ def has_images(observation_space: Any) -> bool:
     return any(str(name).startswith("image_") for name in getattr(observation_space, "spaces", ()))
 
 
-def require_resources(config: Any, available: Mapping[str, float]) -> None:
-    """Refuse a config that asks for more than the cluster has.
+def refuse_at_once(project: Project) -> None:
+    """Refuse CPUs that this machine has not, from the project alone: without a probe, RLlib or Ray.
+
+    Nothing is said where a cluster may be used, whose size only Ray knows, nor about GPUs, which torch counts best.
+
+    Raises:
+        ProjectError: As `require_resources`, with the place in the project file.
+    """
+    if may_have_cluster():
+        return
+    asked = {**(project.env_runners or {}), **(project.learners or {})}
+    defaults = {
+        "num_env_runners": 0,
+        "num_cpus_per_env_runner": 1,
+        "num_learners": 0,
+        "num_cpus_per_learner": 1,
+        "num_aggregator_actors_per_learner": 0,
+    }
+    # What is no number is "auto", which fits, or a mistake that RLlib names.
+    numbers = {
+        key: asked[key] if isinstance(asked.get(key), (int, float)) else default for key, default in defaults.items()
+    }
+    config = SimpleNamespace(**numbers, num_gpus_per_env_runner=0, num_gpus_per_learner=0)
+    key = "env_runners.num_env_runners" if numbers["num_env_runners"] else "learners.num_learners"
+    available = {"CPU": float(os.cpu_count() or 1)}
+    require_resources(config, available, place="this machine", where=f"{project.where(key)}: ")
+
+
+def may_have_cluster() -> bool:
+    """Whether Ray is up in this process, or would join a cluster that is; without importing it."""
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+    if os.environ.get("RAY_ADDRESS") or (is_initialized is not None and is_initialized()):
+        return True
+    # Where `ray start` notes the address of its cluster, as ray._private.utils.get_ray_address_file says.
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return (Path(folder) / "ray" / "ray_current_cluster").exists()
+
+
+def require_resources(
+    config: Any, available: Mapping[str, float], *, place: str = "the Ray cluster", where: str = ""
+) -> None:
+    """Refuse a config that asks for more than there is.
+
+    Args:
+        config: An `AlgorithmConfig`, or what has its numbers.
+        available: As `ray.cluster_resources()`.
+        place: Who has no more.
+        where: Put before the message: the place in the project file.
 
     Raises:
         ProjectError: With what is asked for, what there is, and what would fit.
@@ -204,12 +257,12 @@ def require_resources(config: Any, available: Mapping[str, float]) -> None:
     has_cpus, has_gpus = float(available.get("CPU", 0)), float(available.get("GPU", 0))
     if cpus > has_cpus:
         raise ProjectError(
-            f"{num_runners} env runners and {num_learners} learners need {cpus:g} CPUs; "
-            f"the Ray cluster has {has_cpus:g}.",
+            f"{where}{num_runners} env runners and {num_learners} learners need {cpus:g} CPUs; "
+            f"{place} has {has_cpus:g}.",
             hint=f"Ray would wait for ever. Say env_runners: {{num_env_runners: {max(0, int(has_cpus) - 1)}}}.",
         )
     if gpus > has_gpus:
         raise ProjectError(
-            f"the learners and env runners need {gpus:g} GPUs; the Ray cluster has {has_gpus:g}.",
+            f"{where}the learners and env runners need {gpus:g} GPUs; {place} has {has_gpus:g}.",
             hint="Use learners: {num_gpus_per_learner: 0}, or a cluster with GPUs.",
         )

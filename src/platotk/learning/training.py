@@ -25,7 +25,7 @@ from ..sims.loading import SimSpec, sim_spec
 from ..sims.probe import Probe, probe
 from ..spaces import Adapter, adapt, space_to_json
 from . import checkpoints, local
-from .cluster import RayStart, limit_threads, require_resources
+from .cluster import RayStart, limit_threads, refuse_at_once, require_resources
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
 from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
@@ -65,6 +65,7 @@ def train(
     tell = on_event or (lambda event: None)
     heartbeat = Heartbeat()
     opened = open_run(project, run, resume, runs_dir)
+    refuse_at_once(opened[0])
     # Where only the config tells, the processes wait for it: most need none.
     with RayStart(with_processes=local.may_be_local(opened[0]) is False) as ray_start:
         setup = _prepare(opened, runs_dir, ray_start, tell)
