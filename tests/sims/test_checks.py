@@ -461,3 +461,13 @@ def test_units_are_told_with_the_mapping_and_a_leaf_that_is_not_there_is_found(p
     assert wrong.where is not None
     assert wrong.where.endswith("plato.yaml:3")
     assert "no leaf 'postion'" in wrong.message
+
+
+def test_replay_that_the_memory_cannot_hold_is_found_before_training() -> None:
+    replay = {"replay_buffer_config": {"capacity": 10**12}}
+    one = found("Pendulum-v1", algorithm="SAC", training=replay)["resources"]
+    assert one.severity == "error"
+    assert one.message.startswith("a replay buffer of 1,000,000,000,000 steps of 31 bytes takes 28,")
+    assert one.where == "Project(training.replay_buffer_config.capacity)"
+    assert one.cure is not None
+    assert one.cure.startswith("replay_buffer_config: {capacity: ")

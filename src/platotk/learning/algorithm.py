@@ -20,6 +20,7 @@ from ..project import Project
 from ..project_fields import SECTIONS
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
+from . import replay_size
 from .cluster import has_images
 from .engine import plan as engine
 
@@ -142,7 +143,14 @@ def build_config(
         _apply(project, config, section, values)
     _add_sims(project, config, adapter, spec, settings, name)
     _bound_waiting(config, settings)
+    replay_note = None
+    if name in ("SAC", "DQN"):
+        spaces = adapter.encoded_observation_space, adapter.encoded_action_space
+        replay_note = replay_size.fit(project, config, *spaces)
     engine.apply(engine.plan(project, adapter, config), config)
+    if replay_note is not None:
+        said = engine.chosen_for(config)
+        said["note"] = "; ".join(filter(None, [said["note"], replay_note]))
     return config
 
 

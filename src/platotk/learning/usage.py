@@ -245,6 +245,13 @@ def _cpu_limit(cgroup: Path) -> tuple[float | None, float]:
     return None, 0.0
 
 
+def usable_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of memory of this machine; of this container where that has a limit of its own."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = _memory_limit(cgroup)
+    return total if limit is None else min(total, limit)
+
+
 def _memory_limit(cgroup: Path) -> tuple[int | None, int]:
     """Bytes that this container may use, and those it uses less what the kernel would give back."""
     places: Iterable[tuple[str, str, str, str]] = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from platotk.learning.engine.fragments import FragmentBuilder
 from platotk.learning.engine.priorities import Priorities
-from platotk.learning.engine.replay import Drawn, ReplayColumns
+from platotk.learning.engine.replay import FIRST_ROWS, Drawn, ReplayColumns
 
 GAMMA = 0.9
 
@@ -203,9 +203,48 @@ def test_its_state_is_plain_and_goes_on_with_the_same_draws(alpha: float | None)
         assert np.array_equal(column, second.columns[name]), name
     streamed(other, story, 40)
     story.assert_happened(other.draw(200, n_step=2, gamma=GAMMA, beta=0.4))
-    for changed in (ReplayColumns(400, alpha=alpha), ReplayColumns(499, alpha=0.5 if alpha is None else None)):
+    for changed in (ReplayColumns(100, alpha=alpha), ReplayColumns(499, alpha=0.5 if alpha is None else None)):
         with pytest.raises(ValueError, match=r"capacity|priorities"):
             changed.set_state(one.get_state())
+
+
+def test_room_is_made_as_steps_come_in_and_what_was_stored_stays() -> None:
+    replay, story = ReplayColumns(1_000_000, seed=1, num_streams=3), Story(3, seed=1)
+    replay.begin(story.observations)
+    replay.add_step(*story.step())
+    each = replay.num_bytes()
+    assert len(replay._data["observations"]) == len(replay._data["actions"]) == FIRST_ROWS
+    for _ in range(FIRST_ROWS):
+        replay.add_step(*story.step())
+    assert len(replay._data["observations"]) == len(replay._data["actions"]) == 4 * FIRST_ROWS
+    story.assert_happened(replay.draw(3000, n_step=3, gamma=GAMMA))
+    assert replay.num_bytes() > each
+    full, story = ReplayColumns(FIRST_ROWS + 100, seed=1, num_streams=3), Story(3, seed=1)
+    streamed(full, story, 2 * FIRST_ROWS)
+    assert len(full._data["observations"]) == FIRST_ROWS + 103
+    story.assert_happened(full.draw(3000, n_step=3, gamma=GAMMA))
+
+
+def test_pictures_for_a_million_steps_take_what_is_stored_of_them() -> None:
+    replay = ReplayColumns(1_000_000)
+    picture = np.zeros((1, 3, 210, 160), dtype=np.uint8)
+    replay.begin(picture)
+    yes, no = np.ones(1, dtype=bool), np.zeros(1, dtype=bool)
+    replay.add_step(yes, np.zeros((1, 2), np.float32), np.zeros(1), no, no, picture + 7)
+    drawn = replay.draw(4, gamma=GAMMA).columns
+    assert (drawn["obs"] == 0).all()
+    assert (drawn["new_obs"] == 7).all()
+
+
+def test_a_state_goes_into_a_buffer_of_another_size_while_neither_is_full() -> None:
+    story = Story(2, seed=4)
+    one = ReplayColumns(500, seed=7, num_streams=2)
+    streamed(one, story, 60)
+    other = ReplayColumns(5000, seed=7, num_streams=2)
+    other.set_state(one.get_state())
+    assert len(other) == len(one) > 0
+    streamed(other, story, 1000)
+    story.assert_happened(other.draw(200, n_step=2, gamma=GAMMA))
 
 
 def test_an_empty_buffer_says_so() -> None:

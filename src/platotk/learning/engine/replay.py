@@ -25,6 +25,9 @@ MAX_TRIES = 1000
 MIN_PRIORITY = 1e-12
 """As RLlib's prioritised buffer: no row is ever out of reach."""
 
+FIRST_ROWS = 1024
+"""Room for so many observations and actions at first; it doubles when it is full, up to the capacity."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -74,6 +77,7 @@ class ReplayColumns(EpisodeReplayBuffer):  # type: ignore[misc]
             "terminateds": np.zeros(self._size, dtype=bool),
             "truncateds": np.zeros(self._size, dtype=bool),
         }
+        self._room = min(self._size, FIRST_ROWS)
         self._last: Rows | None = None
         self._num_added = self._num_evicted = self._num_ended = self._num_drawn = self._num_redrawn = 0
 
@@ -97,8 +101,8 @@ class ReplayColumns(EpisodeReplayBuffer):  # type: ignore[misc]
 
     def num_bytes(self) -> int:
         """What is kept takes, in bytes."""
-        used = min(1.0, (self._num_timesteps + 1) / self._size)
-        return int(used * sum(leaf.nbytes for column in self._data.values() for leaf in _leaves(column)))
+        rows = min(self._num_timesteps + 1, self._size)
+        return sum(leaf.nbytes // len(leaf) * rows for column in self._data.values() for leaf in _leaves(column))
 
     def add(self, episodes: Any) -> None:
         """Put in fragments of the engine's env runners."""
@@ -257,13 +261,15 @@ class ReplayColumns(EpisodeReplayBuffer):  # type: ignore[misc]
         """What `get_state` gave.
 
         Raises:
-            ValueError: It is of a buffer of another size, or with priorities where this has none.
+            ValueError: It is of a buffer of another size and fills the smaller of the two, or with priorities where
+                this has none.
         """
-        if state["size"] != self._size:
+        if state["size"] != self._size and state["num_written"] >= min(state["size"], self._size):
             raise ValueError("its capacity has changed")
         if (state["priorities"] is None) != (self._priorities is None):
             raise ValueError("one has priorities, the other has not")
         self._head, self._num_written = int(state["head"]), int(state["num_written"])
+        self._make_room()
         self._num_timesteps = int(state["num_timesteps"])
         self._num_timesteps_added = int(state["num_timesteps_added"])
         self.sampled_timesteps = int(state["sampled_timesteps"])
@@ -281,6 +287,7 @@ class ReplayColumns(EpisodeReplayBuffer):  # type: ignore[misc]
         rows = (self._head + np.arange(count)) % self._size
         self._head = int((self._head + count) % self._size)
         self._num_written += count
+        self._make_room()
         is_step = self._data["is_step"]
         gone = rows[is_step[rows]]
         if len(gone):
@@ -306,10 +313,25 @@ class ReplayColumns(EpisodeReplayBuffer):  # type: ignore[misc]
         if self._priorities is not None and self._alpha is not None:
             self._priorities.set(rows, self._max_priority**self._alpha)
 
+    def _make_room(self) -> None:
+        """Room for the rows that are written, and as many again: what is never reached takes no memory."""
+        used = min(self._num_written, self._size)
+        if used <= self._room:
+            return
+        self._room = min(self._size, max(used, 2 * self._room))
+        for name in ("observations", "actions"):
+            if name in self._data:
+                self._data[name] = mapped(self._widened, self._data[name])
+
+    def _widened(self, array: Array) -> Array:
+        wide = np.zeros((self._room, *array.shape[1:]), dtype=array.dtype)
+        wide[: len(array)] = array
+        return wide
+
     def _store(self, name: str, rows: Rows, values: Columns) -> None:
         if name not in self._data:
             self._data[name] = mapped(
-                lambda part: np.zeros((self._size, *part.shape[1:]), dtype=learnable(part).dtype), values
+                lambda part: np.zeros((self._room, *part.shape[1:]), dtype=learnable(part).dtype), values
             )
         mapped(lambda array, part: array.__setitem__(rows, part), self._data[name], values)
 

@@ -382,7 +382,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "resources",
         "error",
-        "More CPUs or GPUs are asked for than this machine has (a warning when there are backends).",
+        "More CPUs, GPUs or memory for replay are asked for than this machine has (a warning when there are backends).",
         "env_runners: {num_env_runners: auto}",
     ),
     (

@@ -16,7 +16,7 @@ from ...project_units import places_of as unit_places
 from ..loading import SimSpec, sim_spec
 from ..vectorised import is_asked_for
 from .findings import Finding, finding, ordered
-from .fitting import check_resources
+from .fitting import check_resources, replay_asked_for
 from .rllib import RLlibCheck
 from .trial import PHASES, Request
 from .watching import Outcome, watch
@@ -67,6 +67,8 @@ def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: 
         algorithm=algorithm if isinstance(algorithm, str) and ":" not in algorithm else "PPO",
         action_scale=project.action_scale,
         action_mask=project.action_mask,
+        frame_stack=project.frame_stack,
+        replay=replay_asked_for(project),
         max_episode_steps=limit,
         is_limit_given="max_episode_steps" in project.model_fields_set,
         num_steps=probe_steps or min(5000, max(NUM_STEPS, 2 * (limit or 0))),

@@ -1,4 +1,4 @@
-"""Does what the project asks for fit this machine: CPUs for env runners and learners, GPUs."""
+"""Does what the project asks for fit this machine: CPUs for env runners and learners, GPUs, memory for replay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...learning import replay_size
+from ...learning.usage import usable_memory
+from .catalogue import Severity
 from .findings import Finding, finding
+from .trial import Trial
 
 if TYPE_CHECKING:
     from ...project import Project
@@ -23,9 +27,7 @@ def check_resources(project: Project) -> list[Finding]:
     cpus += num_learners * _number(learners.get("num_cpus_per_learner", 1), default=1.0)
     gpus = num_runners * _number(runners.get("num_gpus_per_env_runner", 0))
     gpus += max(1.0, num_learners) * _number(learners.get("num_gpus_per_learner", 0))
-    # With another place to run, this machine need not be the one that trains.
-    is_elsewhere = bool(project.backends) or "RAY_ADDRESS" in os.environ
-    severity: Any = "warning" if is_elsewhere else "error"
+    severity = _severity(project)
     findings = []
     has_cpus, has_gpus = os.cpu_count() or 1, num_gpus()
     if cpus > has_cpus:
@@ -41,6 +43,30 @@ def check_resources(project: Project) -> list[Finding]:
         cure = f"{key.split('.')[0]}: {{{key.split('.')[1]}: 0}}"
         findings.append(finding("resources", message, where=project.where(key), cure=cure, severity=severity))
     return findings
+
+
+def replay_asked_for(project: Project) -> tuple[int, str, Severity] | None:
+    """How many steps the project wants replayed, where it says so, and how grave it is when they do not fit."""
+    capacity = replay_size.asked_for(project.training)
+    return None if capacity is None else (capacity, project.where(replay_size.KEY), _severity(project))
+
+
+def check_replay(trial: Trial) -> None:
+    """Whether the steps that the project wants replayed fit the memory; their size depends on the spaces."""
+    adapter, asked = trial.adapter, trial.request.replay
+    if adapter is None or asked is None or adapter.algorithm.upper() not in ("SAC", "DQN"):
+        return
+    capacity, where, severity = asked
+    each = replay_size.step_bytes(adapter.encoded_observation_space, adapter.encoded_action_space)
+    memory = usable_memory()
+    if wrong := replay_size.too_large(capacity, each, memory):
+        cure = f"replay_buffer_config: {{capacity: {replay_size.fitting_capacity(each, memory):_}}}"
+        trial.found("resources", wrong, where=where, cure=cure, severity=severity)
+
+
+def _severity(project: Project) -> Severity:
+    """With another place to run, this machine need not be the one that trains."""
+    return "warning" if project.backends or "RAY_ADDRESS" in os.environ else "error"
 
 
 def num_gpus() -> int:

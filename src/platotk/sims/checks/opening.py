@@ -21,6 +21,7 @@ from ...spaces import adapt, fitting
 from ..importing import HIDING, module_names
 from ..loading import load_attribute
 from ..vectorised import Vectorised
+from .fitting import check_replay
 from .places import Places
 from .trial import Trial, takes_argument
 
@@ -119,6 +120,7 @@ def api(trial: Trial) -> None:
     if all(spaces_there):
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
+        check_replay(trial)
         _check_vectorised(trial)
         _check_guard(trial)
         _check_units(trial)
@@ -194,6 +196,7 @@ def adopt_mask(trial: Trial, info: Any) -> None:
             algorithm=adapter.algorithm,
             action_scale=request.action_scale,
             action_mask="info",
+            frame_stack=request.frame_stack,
         )
 
 
@@ -288,6 +291,7 @@ def _adapt(trial: Trial) -> None:
             algorithm=request.algorithm,
             action_scale=request.action_scale,
             action_mask=request.action_mask,
+            frame_stack=request.frame_stack,
         )
         return
     except ProjectError as error:

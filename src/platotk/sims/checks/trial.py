@@ -45,6 +45,8 @@ class Request:
         is_limit_given: Whether the project itself sets max_episode_steps.
         num_steps: Random steps to play.
         budget_s: Seconds all checks may take together; slow sims are tried for fewer steps.
+        frame_stack: As in the project.
+        replay: Steps that the project wants replayed, where it says so, and how grave it is when they do not fit.
         vectorised: Where the project asks for sims that step in one call, if it does.
         phases: Names of the phases to run, in order.
         last_step: Play no further than this step, where an earlier worker hung or died; None: no limit.
@@ -61,6 +63,8 @@ class Request:
     phases: tuple[str, ...]
     last_step: int | None = None
     vectorised: str | None = None
+    frame_stack: int = 1
+    replay: tuple[int, str, Severity] | None = None
     guard: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
     units: tuple[dict[str, Any], dict[str, str]] = field(default_factory=lambda: ({}, {}))
 
