@@ -202,13 +202,14 @@ DATA = st.dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(DATA)
 def test_what_is_dumped_reads_back_the_same(data: dict[str, Any]) -> None:
     text = dump(data)
     assert parse(text, "plato.yaml").data == (data or {})
 
 
+@settings(deadline=None)
 @given(st.lists(st.text() | st.booleans() | st.integers()))
 def test_other_yaml_readers_read_the_dump_the_same_way(data: list[Any]) -> None:
     printable = [item for item in data if not isinstance(item, str) or item.isprintable()]
