@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from tests.azure_emulator.emulator import Emulator
 from tests.azure_emulator.fixtures import running
 from tests.compute.places import Place
 
-from platotk import Project
+from platotk import Project, Run
 from platotk.azure.options import AzureOptions
+from platotk.compute import following
 from platotk.compute.azure_ml import AzureBackend
-from platotk.compute.base import JobStatus
+from platotk.compute.base import Job, JobStatus
 from platotk.errors import AzureError
 
 ALWAYS = 10**6
@@ -38,6 +39,25 @@ STEPS = {
     "the job as it stands": "GET .*/jobs/",
 }
 """Of a submission, in their order: the requests that it makes."""
+CALLS: dict[str, Callable[[AzureBackend, Job, Run], object]] = {
+    "status": lambda backend, job, run: backend.status(job),
+    "logs": lambda backend, job, run: backend.logs(job),
+    "stop": lambda backend, job, run: backend.stop(job),
+    "fetch": lambda backend, job, run: backend.fetch(job, run),
+}
+"""What is asked of a job that is there."""
+ASKED = {
+    "status": {"the job": "GET .*/jobs/"},
+    "logs": {
+        "the datastore": "GET .*/datastores/",
+        "its key": "POST .*/listSecrets",
+        "which logs there are": r"GET .*\.blob\.core\.windows\.net/[^/]+$",
+        "the log": "GET .*/user_logs/std_log",
+    },
+    "stop": {"the job": "GET .*/jobs/", "a note": "GET .*/notes/stop-", "our note": "PUT .*/notes/stop-"},
+    "fetch": {"the files": r"GET .*\.blob\.core\.windows\.net/[^/]+$", "a file": "GET .*platotk/runs/.*/told.txt"},
+}
+"""Of each of them, in their order: requests that it makes."""
 NEXT_STEPS = {401: "az login", 403: "ask for AzureML Data Scientist", 429: "wait a minute"}
 CHOSEN = [("the run's files", 429), ("the job", 500), ("the environment", 403)]
 """Tried every time; the others are slow."""
@@ -60,6 +80,16 @@ def each(*statuses: int) -> list[Any]:
     return [pytest.param(*pair, marks=() if pair in CHOSEN else pytest.mark.slow) for pair in pairs]
 
 
+def each_call(*statuses: int) -> list[Any]:
+    """Each request of each call with the first status every time; with the others, which take longer, it is slow."""
+    steps = [(call, step) for call, steps in ASKED.items() for step in steps]
+    return [
+        pytest.param(*where, status, marks=() if status == statuses[0] else pytest.mark.slow)
+        for where in steps
+        for status in statuses
+    ]
+
+
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     pytest.importorskip("azure.ai.ml", reason="needs the extra azure")
@@ -79,7 +109,11 @@ def azure(emulator: Emulator) -> Iterator[Emulator]:
 @pytest.fixture
 def place(azure: Emulator, tmp_path: Path) -> Place:
     """A project that nobody has submitted before: its code and its environment are new to Azure."""
-    fields = {**azure.options, "sync": 0.5, "grace": 5, "environment": {"image": f"registry/{tmp_path.name}:1"}}
+    return project_at(azure, tmp_path)
+
+
+def project_at(azure: Emulator, tmp_path: Path, **more: Any) -> Place:
+    fields = {**azure.options, "sync": 0.5, "grace": 5, "environment": {"image": f"registry/{tmp_path.name}:1"}, **more}
     root = tmp_path / "project"
     root.mkdir()
     (root / "plato.yaml").write_text(json.dumps({"name": "adder", "sim": "sim:Sim", "backends": {"azure": fields}}))
@@ -111,6 +145,68 @@ def test_what_stays_is_one_error_with_the_next_step(azure: Emulator, place: Plac
         place.submit("print('trained')")
     # Who gets no token is not signed in, whatever the sign-in service answered.
     assert ("az login" if step == "signing in" else NEXT_STEPS[status]) in str(caught.value.hint)
+
+
+@pytest.fixture(scope="module")
+def running_job(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Job, Run]:
+    """A job that has printed something and goes on: it looks for notes after an hour only."""
+    place = project_at(emulator, tmp_path_factory.mktemp("running"), sync=3600, grace=3600)
+    run = place.run()
+    (run.path / "told.txt").write_text("whole")
+    job = place.submit("import time; print('beg' + 'un', flush=True); time.sleep(1000)", run)
+    place.wait_for(job, "begun")
+    return place, job, run
+
+
+@pytest.fixture
+def asked(emulator: Emulator, running_job: tuple[Place, Job, Run]) -> Iterator[tuple[AzureBackend, Job, Run]]:
+    """The job, and a backend that has not asked anything yet; nobody has asked the job to stop."""
+    place, job, run = running_job
+    yield place.make(), job, run
+    emulator.faults.clear()
+    container = emulator.blobs.container(emulator.blobs.container_of("workspaceblobstore"))
+    for blob in container.list_blobs(name_starts_with=f"{job.details['path']}/.spare/notes/"):
+        container.delete_blob(blob.name)
+    assert place.make().status(job).status is JobStatus.RUNNING  # whatever it was asked
+
+
+@pytest.mark.parametrize(("call", "step", "status"), each_call(429, 500, 503))
+def test_what_passes_is_waited_for_by_every_call(
+    emulator: Emulator, asked: tuple[AzureBackend, Job, Run], call: str, step: str, status: int
+) -> None:
+    pattern = ASKED[call][step]
+    before = number_of(emulator, pattern)
+    emulator.faults.add(pattern, status=status, times=2, headers=AT_ONCE)
+    CALLS[call](*asked)
+    assert number_of(emulator, pattern) - before > 2
+
+
+@pytest.mark.parametrize(("call", "step", "status"), each_call(403, 500))
+def test_what_stays_is_one_error_of_every_call(
+    emulator: Emulator, asked: tuple[AzureBackend, Job, Run], call: str, step: str, status: int
+) -> None:
+    emulator.faults.add(ASKED[call][step], status=status, times=ALWAYS, headers=AT_ONCE)
+    with pytest.raises(AzureError) as caught:
+        CALLS[call](*asked)
+    assert (NEXT_STEPS[403] if status == 403 else "try again in some minutes") in str(caught.value.hint)
+
+
+def test_following_outlasts_what_no_call_does(emulator: Emulator, asked: tuple[AzureBackend, Job, Run]) -> None:
+    backend, job, _ = asked
+    emulator.faults.add("GET .*/jobs/", status=503, times=8, headers=AT_ONCE)  # a call asks six times
+    emulator.faults.add("GET .*/user_logs/std_log", status=500, times=1, headers=AT_ONCE)
+    told: list[str] = []
+
+    def enough(text: str) -> None:
+        told.append(text)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        following.follow(backend, job, on_text=enough)
+    assert "begun" in told[0]
+    emulator.faults.add("GET .*/jobs/", status=503, times=ALWAYS, headers=AT_ONCE)
+    with pytest.raises(AzureError):
+        following.follow(backend, job, on_text=told.append, patience_s=1.0)
 
 
 @pytest.mark.parametrize(
@@ -220,3 +316,25 @@ def test_a_killed_head_fails_the_job(azure: Emulator, place: Place) -> None:
     ended, _ = place.end(job)
     assert ended.status is JobStatus.FAILED
     assert "137" in ended.message
+
+
+def test_the_log_of_a_job_that_began_anew_is_read_from_its_beginning(azure: Emulator, place: Place) -> None:
+    """However far the new one has come by the time it is looked at."""
+    backend, (name, first) = place.make(), ("anew", "trained up to 20\n")
+    job = Job(id=name, backend="azure")
+    blob = azure.blobs.container(azure.blobs.container_of("workspaceartifactstore")).get_blob_client(
+        f"ExperimentRun/dcid.{name}/user_logs/std_log.txt"
+    )
+    blob.upload_blob(first)
+    text, position = backend.logs(job)
+    assert (text, position) == (first, len(first))
+    blob.upload_blob(first + "and on\n", overwrite=True)
+    text, position = backend.logs(job, position)
+    assert (text, position) == ("and on\n", len(first) + 7)
+    second = "resuming from 15\n" * 20
+    blob.upload_blob(second, overwrite=True)
+    assert backend.logs(job, position) == (second, len(second))
+    blob.upload_blob("short\n", overwrite=True)
+    assert backend.logs(job, len(second)) == ("short\n", 6)
+    blob.upload_blob(first, overwrite=True)
+    assert place.make().logs(job, 8) == (first[8:], len(first))  # another shell goes on at a position that it was told
