@@ -59,9 +59,6 @@ class JobSpec:
         working_dir: Where the command starts: the project's own files.
         requirements: Packages that it needs beside platotk, as pip takes them.
         nodes: How many machines.
-        resources: Of the process that runs the command: `{"cpus": 1}`.
-        inputs: Folders to bring along, by name.
-        outputs: Names of folders to bring back beside the run.
         timeout_s: How long it may run; None for ever.
         environment: Environment variables; no secrets.
     """
@@ -72,9 +69,6 @@ class JobSpec:
     working_dir: Path
     requirements: tuple[str, ...] = ()
     nodes: int = 1
-    resources: Mapping[str, float] = field(default_factory=dict)
-    inputs: Mapping[str, Path] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
     timeout_s: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
