@@ -22,7 +22,8 @@ class StopRules:
         iterations: Stop after this many iterations.
         env_steps: Stop after this many environment steps.
         return_mean: Stop when the windowed mean return reaches this.
-        time_s: Stop after this many seconds of training, resumed attempts counted together.
+        time_s: Stop after this many seconds of training, saving and evaluating included, resumed attempts counted
+            together.
         plateau: Stop when the best mean return has not risen for this many iterations.
     """
 
@@ -128,6 +129,10 @@ class Interrupts:
             if self.is_requested:
                 raise StopRequested
             yield
+        except SystemError as error:
+            if isinstance(error.__cause__, StopRequested):
+                raise error.__cause__ from None  # the signal came while Ray waited, which wraps what the handler raises
+            raise
         finally:
             self._is_interruptible = False
 
