@@ -194,6 +194,19 @@ def test_show_tells_what_an_agent_says_of_itself(copy: Path) -> None:
     assert told["provenance"]["checkpoint"] == "000001"
 
 
+def test_show_tells_the_guards_with_their_values(copy: Path) -> None:
+    with_guard(
+        copy,
+        clamp={"addend": {"low": -8, "high": 8.5}},
+        forbid=[{"when": {"value": {"above": 90}}, "then": "fallback", "name": "full"}],
+        fallback={"addend": 0},
+    )
+    said = " ".join(here("show", copy).stderr.split())
+    assert "clamp: {addend: {high: 8.5, low: -8}}" in said
+    assert "forbid: [{name: full, then: fallback, when: {value: {above: 90}}}]" in said
+    assert "fallback: {addend: 0}" in said
+
+
 # --- assess
 
 

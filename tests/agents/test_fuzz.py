@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,6 +80,9 @@ TOKENS += [
 ]
 
 
+TIMES = [None, 1.5, 0, -1e300, 1e300, 4e9, time.time()]
+
+
 def changed(rng: random.Random, value: Any) -> Any:
     """The same JSON with one part replaced, removed or added somewhere in it."""
     if rng.random() < 0.25 or not isinstance(value, (dict, list)) or not value:
@@ -118,16 +122,18 @@ def garbled(rng: random.Random, body: bytes) -> bytes:
     return bytes(data)
 
 
-def body_of(rng: random.Random) -> tuple[str, bytes]:
+def body_of(rng: random.Random, observation: Any, mask: Any = None) -> tuple[str, bytes]:
     """A route and a body for it: a good one, changed as JSON, as bytes, or both."""
     route = rng.choice(["/act", "/act", "/act", "/act", "/v1/prediction", "/reset"])
-    good: Any = {"observation": GOOD, "client": "pump", "observed_at": 1.5}
+    good: Any = {"observation": observation, "client": rng.choice(["pump", "fan"]), "observed_at": rng.choice(TIMES)}
     if route == "/v1/prediction":
-        good = GOOD
+        good = observation
     elif route == "/reset":
         good = {"client": "pump"}
     elif rng.random() < 0.4:
-        good = {"observations": [GOOD] * rng.randint(1, 4)}
+        good = {"observations": [observation] * rng.randint(1, 4)}
+    if mask is not None and route == "/act":
+        good["action_mask"] = [mask] * len(good["observations"]) if "observations" in good else mask
     data = changed(rng, good) if rng.random() < 0.7 else good
     body = json.dumps(data, ensure_ascii=True).encode()
     return route, garbled(rng, body) if rng.random() < 0.5 else body
@@ -137,12 +143,12 @@ def refuse(constant: str) -> NoReturn:
     raise AssertionError(f"the answer holds {constant}")
 
 
-def bombard(url: str, num_bodies: int, seed: int) -> dict[int, int]:
+def bombard(url: str, num_bodies: int, seed: int, *, observation: Any = GOOD, mask: Any = None) -> dict[int, int]:
     """Send them over one connection; how many answers of each status there were."""
     rng, link = random.Random(seed), http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     seen: dict[int, int] = {}
     for _ in range(num_bodies):
-        route, body = body_of(rng)
+        route, body = body_of(rng, observation, mask)
         link.request("POST", route, body)
         response = link.getresponse()
         content = response.read()
@@ -177,6 +183,56 @@ def test_ten_thousand_mutated_bodies_and_the_memory_stays(tmp_path: Path) -> Non
         before = server.memory_info().rss
         for part in range(5):
             bombard(url, 2_000, seed=100 + part)
+        assert server.memory_info().rss - before < 10e6
+
+
+GUARD: dict[str, Any] = {
+    "clamp": {"action": {"low": -5.0, "high": 20.0}},
+    "slew": {"action": {"per_step": 3.0, "per_second": 1.0}},
+    "step_s": 1.0,
+    "forbid": [{"when": {"level": {"below": 1.0}, "mode": {"equals": 2}}, "then": {"action": 0.5}}],
+    "stale_s": 1e9,
+    "on_stale": "hold",
+    "on_missing": "hold",
+    "on_out_of_range": "clip",
+    "max_holds": 3,
+    "fallback": 1.0,
+}
+CAMERA = spaces.Dict(camera=spaces.Box(0, 255, (12, 16, 3), np.uint8), speed=spaces.Box(-1, 1, (1,), np.float32))
+SEEN = {"camera": np.full((12, 16, 3), 7).tolist(), "speed": 0.5}
+
+
+def kind_of_agent(folder: Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    """An agent that does more than sum, and what is good for it."""
+    if kind == "image":
+        return write_agent(folder, CAMERA, num_rows=3), {"observation": SEEN}
+    if kind == "masked":
+        return write_agent(folder, TANK, num_choices=4, num_rows=3), {"mask": [0, 1, 1, 0]}
+    agent = write_agent(folder, TANK, has_memory=kind != "guarded", num_rows=3)
+    return (agent if kind == "recurrent" else with_guard(agent, **GUARD)), {}
+
+
+KINDS = ("guarded", "recurrent", "recurrent and guarded", "masked", "image")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_bodies_for_every_kind_of_agent(kind: str, tmp_path: Path) -> None:
+    agent, good = kind_of_agent(tmp_path / "agent", kind)
+    with served(agent) as url:
+        seen = bombard(url, 120, seed=6, **good)
+    assert seen[200] > 3, seen
+    assert seen[422] > 20, seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_mutated_bodies_for_every_kind_of_agent(kind: str, tmp_path: Path) -> None:
+    agent, good = kind_of_agent(tmp_path / "agent", kind)
+    with served(agent) as url:
+        bombard(url, 1_000, seed=7, **good)
+        server = max(psutil.Process().children(), key=lambda process: process.create_time())
+        before = server.memory_info().rss
+        bombard(url, 2_000, seed=8, **good)
         assert server.memory_info().rss - before < 10e6
 
 

@@ -153,3 +153,14 @@ def _written(folder: Path, project: Project) -> Path:
     folder.mkdir()
     (folder / "plato.yaml").write_text(project.to_yaml())
     return folder
+
+
+def test_keys_that_read_like_paths_have_units_and_old_names_stay_good() -> None:
+    number = spaces.Box(0, 9, (2,), np.float32)
+    dotted = adapt(spaces.Dict({"a.b": number, "c": number}), spaces.Dict({"p.q": number, "p": spaces.Dict(q=number)}))
+    units = checked_units({"observation": {"a.b": "m", "a.b[1]": "km"}, "action": {'["p.q"]': "%", "p.q": "V"}}, dotted)
+    assert units == {
+        "observation": {'["a.b"]': "m", '["a.b"][1]': "km"},
+        "action": {'["p.q"]': "%", "p.q": "V"},
+    }
+    assert checked_units(units, dotted) == units

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import ProjectError
-from ..spaces.leaves import Array, Space, bounds_of, did_you_mean, dtype_of, label, under_index, under_key
+from ..spaces.leaves import Array, Space, bounds_of, did_you_mean, dtype_of, label, meant_path, under_index, under_key
 
 SIDES = ("action", "observation")
 _INDEX = re.compile(r"(.*)\[(\d+)\]", re.DOTALL)
@@ -129,12 +129,12 @@ class Leaves:
 
     def _find(self, side: str, name: str) -> Leaf | None:
         leaves = self._by_side[side]
-        for candidate in (name, *_without(side, name)):
+        for candidate in (meant_path(one, leaves) for one in (name, *_without(side, name))):
             if candidate in leaves and (candidate or name == side):
                 return leaves[candidate]
             rest, index = candidate, tuple[int, ...]()
             while match := _INDEX.fullmatch(rest):  # indices may belong to the path of a Tuple, or to an array
-                rest, index = match[1], (int(match[2]), *index)
+                rest, index = meant_path(match[1], leaves), (int(match[2]), *index)
                 if rest in leaves and (rest or candidate != name):
                     leaf = leaves[rest]
                     shape = leaf.space.shape or ()

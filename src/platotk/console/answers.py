@@ -5,6 +5,7 @@ Each function is given what the Python function of that name returned.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -211,7 +212,7 @@ def agent(folder: Path, manifest: Mapping[str, Any], num_bytes: int) -> None:
             "spaces": manifest["mapping"],
             "units": _units(manifest.get("units") or {}),
             "memory": ", ".join(f"{entry['input']} {entry['shape']}" for entry in state),
-            "guards": ", ".join(manifest.get("guard") or ()),
+            "guards": [f"{key}: {_plain(value)}" for key, value in (manifest.get("guard") or {}).items()],
             **(manifest["metrics"] or {}),
             "assessed": _assessed(manifest.get("assessment")),
             "parity": _parity(manifest["parity"]),
@@ -240,6 +241,15 @@ def _head(out: Console, finding: Finding) -> None:
     if finding.where:
         head += styled(f"  {finding.where}", "dim")
     out.print(head, soft_wrap=True)
+
+
+def _plain(value: Any) -> str:
+    """A setting as it would stand in plato.yaml, on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_plain(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return json.dumps(value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _units(units: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -62,9 +62,9 @@ class Masks:
         """Many masks, or one array (B, size) of them, as float32 (B, num_logits)."""
         array = _table(masks, self.size)
         if array is not None and self.size:
-            flat = array.astype(np.float32)
-            is_sound = ((array == 0) | (array == 1)).all() and np.maximum.reduceat(flat, self._starts, axis=1).all()
-            if is_sound:
+            is_binary = ((array == 0) | (array == 1)).all()  # before the cast, in which 1e300 would overflow
+            flat = array.astype(np.float32) if is_binary else None
+            if flat is not None and np.maximum.reduceat(flat, self._starts, axis=1).all():
                 return flat if self._joint is None else flat[:, self._joint].min(axis=2)
         encoded = [self.encode(mask) for mask in masks]
         return np.stack(encoded) if encoded else np.zeros((0, self.num_logits), np.float32)
