@@ -94,6 +94,8 @@ def summary(run: Run) -> dict[str, Any]:
         "reason": info.get("reason"),
         "error": info.get("error"),
         "algorithm": info.get("algorithm"),
+        "engine": info.get("engine"),
+        "engine_reason": info.get("engine_reason"),
         "seed": info.get("seed"),
         "created": info.get("created"),
         "started": info.get("started"),
@@ -121,7 +123,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     differing = [key for key in keys if len({json.dumps(c.get(key), sort_keys=True) for c in configs}) > 1]
     for run, config in zip(runs, configs, strict=True):
         figures = summary(run)
-        dropped = ("reason", "error", "started", "ended", "attempt")
+        dropped = ("reason", "error", "started", "ended", "attempt", "engine_reason")
         rows.append(
             {key: value for key, value in figures.items() if key not in dropped}
             | {key: config.get(key) for key in differing if key not in figures}

@@ -237,10 +237,10 @@ def test_an_update_takes_torchs_threads_where_a_minibatch_has_work_for_them(
     model = {"fcnet_hiddens": [hiddens, hiddens]}
     learner = make_learner(SPACES["discrete"], model=model, training={"minibatch_size": rows})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    native = _native(learner.module[MODULE], learner.config, learner.get_optimizer(MODULE))
+    native = _native(learner.module[MODULE], learner.config, learner.get_optimizer(MODULE))[0]
     assert native is not None
     assert native.num_threads == threads
-    acting = _native(learner.module[MODULE])
+    acting = _native(learner.module[MODULE])[0]
     assert acting is not None
     assert acting.num_threads == 1
 
@@ -399,8 +399,11 @@ def test_what_is_compiled_already_is_ready_at_once() -> None:
 
 
 def test_without_numba_the_kernel_is_never_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compilation.compile_ahead().failure is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not compilation.compile_ahead().is_ready
+    ahead = compilation.compile_ahead()
+    assert not ahead.is_ready
+    assert ahead.failure == "numba is not installed"
 
 
 @pytest.mark.slow

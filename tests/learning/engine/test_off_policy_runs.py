@@ -137,7 +137,7 @@ def test_each_update_is_acted_on_at_once(name: str, tmp_path: Path, monkeypatch:
         hand_on(rounds)
         num_handed += 1
         acting = rounds.algo.env_runner.module.state_dict()
-        learning = rounds.learner.module[DEFAULT_MODULE_ID].state_dict()  # type: ignore[attr-defined]
+        learning = rounds.learner.module[DEFAULT_MODULE_ID].state_dict()
         for key, tensor in acting.items():
             torch.testing.assert_close(tensor, learning[key], rtol=0, atol=0, msg=f"{key}, hand-on {num_handed}")
 

@@ -134,7 +134,7 @@ def test_what_it_does_not_cover_is_left_to_rllib_with_the_reason(name: str) -> N
 
 def test_the_project_can_ask_for_rllib_and_is_told_nothing() -> None:
     config = config_of(engine="rllib")
-    assert chosen_for(config) == {"path": None, "note": None}
+    assert chosen_for(config) == {"path": None, "note": None, "reason": None}
     assert config.env_runner_cls is None
     with pytest.raises(ProjectError, match="engine"):
         config_of(engine="fast")

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SOURCES = ("arena.py", "kernel.py", "layers.py", "losses.py", "network.py", "vectors.py")
 
@@ -31,17 +31,32 @@ class Compilation:
 
     Args:
         process: Who compiles; None when nobody has to.
-        is_possible: Whether it can be done at all.
+        said: What it writes to stderr.
+        refusal: Why it cannot be done at all.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes] | None, *, is_possible: bool = True) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes] | None, said: IO[bytes] | None = None, *, refusal: str | None = None
+    ) -> None:
         self._process = process
-        self._is_possible = is_possible
+        self._said = said
+        self._refusal = refusal
 
     @property
     def is_ready(self) -> bool:
         """Whether `kernel()` will answer at once, up to loading the cache; never, where compiling fails."""
-        return self._is_possible and (self._process is None or self._process.poll() == 0)
+        return self._refusal is None and (self._process is None or self._process.poll() == 0)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it will never be ready, in one line; None while it may be."""
+        if self._refusal is not None or self._process is None or not self._process.poll():
+            return self._refusal
+        lines = []
+        if self._said is not None:
+            self._said.seek(0)
+            lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"the compiler's process ended with code {self._process.returncode}"
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it is; False when that took longer than `timeout_s`."""
@@ -52,24 +67,19 @@ class Compilation:
                 return False
         return True
 
-    def cancel(self) -> None:
-        """Stop compiling; a run that is over needs no kernel."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
 
 def compile_ahead() -> Compilation:
     """See to it that the kernel is compiled; gives back at once, and compiles in another process if need be."""
     if importlib.util.find_spec("numba") is None:
-        return Compilation(None, is_possible=False)
+        return Compilation(None, refusal="numba is not installed")
     folder = cache_folder()
     if _ready.is_set() or folder is None or (folder / _marker()).exists():
         return Compilation(None)
     command = [sys.executable, "-m", f"{__package__}.compilation"]
     # The run's own threads come first.
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return Compilation(subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process writes
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+    return Compilation(process, said)
 
 
 def kernel() -> Any:

@@ -1,7 +1,8 @@
 """Where the engine uses the compiled kernel in place of torch: whether to, whether it is there yet, and how it acts.
 
 The first run on a machine does not wait for the compiler: torch does the work until the kernel is in its cache, from
-then on the kernel does, at the next sample and the next update. Where it cannot be compiled at all, torch goes on.
+then on the kernel does, at the next sample and the next update. Where it cannot be compiled at all, torch goes on, and
+says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .plan import chosen_for
 if TYPE_CHECKING:
     from .native import Native
 
-logger = logging.getLogger("ray.rllib")
+logger = logging.getLogger("platotk")
 
 WORK_OF_A_THREAD = 2.5e7
 """Floating-point operations of a minibatch that one more thread pays for: about a millisecond of one core."""
@@ -62,12 +63,16 @@ class KernelChoice:
 
     Args:
         config: The algorithm's config, with the plan that was applied to it.
+        against: What stands against the kernel for the one who asks, whatever the network; None for nothing.
     """
 
-    def __init__(self, config: Any) -> None:
-        self.is_open = bool(chosen_for(config)["path"] == "kernel")
+    def __init__(self, config: Any, against: str | None = None) -> None:
+        chosen = chosen_for(config)
+        self.is_open = bool(chosen["path"] == "kernel") and against is None
         """Whether an answer is still to come."""
         self.native: Native | None = None
+        self.reason: str | None = against or chosen["reason"]
+        """Why it is torch and stays so, in one line."""
 
     def ask(self, make: Callable[[], tuple[Any, ...]]) -> Native | None:
         """The kernel, or None: not yet, or not for this network.
@@ -75,21 +80,34 @@ class KernelChoice:
         Args:
             make: Gives the arguments of `Native`: the module; to train, config and optimiser too.
         """
-        if self.is_open and _compilation().is_ready:
-            self.is_open = False
-            self.native = _native(*make())
+        if self.is_open:
+            compilation = _compilation()
+            if compilation.is_ready:
+                self.is_open = False
+                self.native, self.reason = _native(*make())
+            elif compilation.failure is not None:
+                self.is_open = False
+                self.reason = _said(f"it cannot be compiled: {compilation.failure}")
         return self.native
 
 
-def _native(*args: Any) -> Native | None:
+def _native(*args: Any) -> tuple[Native | None, str | None]:
+    """The kernel, or why not."""
     from .native import Native, refusal
 
     try:
-        return Native(*args, num_threads=_num_threads(*args)) if refusal(*args) is None else None
+        reason = refusal(*args)
+        return (Native(*args, num_threads=_num_threads(*args)), None) if reason is None else (None, reason)
     except Exception as error:
         # No compiler for this machine or Python: slower, but nothing else changes.
-        logger.warning(f"the compiled kernel cannot be used, torch is: {type(error).__name__}: {error}")
-        return None
+        return None, _said(f"it cannot be used: {type(error).__name__}: {error}".splitlines()[0])
+
+
+@functools.cache
+def _said(reason: str) -> str:
+    """Logged once per process: also by env runners, of which the run knows nothing."""
+    logger.warning(f"torch is used, not the compiled kernel: {reason}")
+    return reason
 
 
 def _num_threads(module: Any, config: Any = None, *_: Any) -> int:

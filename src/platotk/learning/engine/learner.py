@@ -8,7 +8,6 @@ checkpoints are RLlib's.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -45,8 +44,6 @@ from .timing import log_pipeline, log_steps
 if TYPE_CHECKING:
     from .native import Native
 
-logger = logging.getLogger("ray.rllib")
-
 NUM_SKIPPED = "num_nonfinite_updates"
 """Minibatches that were left out because their gradient was not finite, of the last iteration."""
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
@@ -74,7 +71,8 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._kernel = KernelChoice(self.config)
+        shares = "several learners share each update" if self.config.num_learners > 1 else None
+        self._kernel = KernelChoice(self.config, shares)
         self._descent: Descent | None = None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -131,8 +129,6 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
             num_skipped = self._learn_compiled(native, fragment, order, size)
         else:
             num_skipped = self._learn(self._train_batch(fragment, sequences), order, size)
-        if num_skipped:
-            logger.warning(f"{num_skipped} minibatches had gradients that are not finite, and were left out.")
         self.metrics.log_value((DEFAULT_MODULE_ID, NUM_SKIPPED), num_skipped, reduce="sum")
         num_steps = len(order) if sequences is None else int(sequences.lengths[order].sum())
         lag = float(self._weights_seq_no - fragment.weights_seq_no)
@@ -166,8 +162,6 @@ class EngineLearner(PPOTorchLearner):  # type: ignore[misc]
 
     def _native(self) -> Native | None:
         """The compiled kernel, when it covers this network and is compiled."""
-        if self.config.num_learners > 1:  # gradients go through torch to the other learners
-            return None
         return self._kernel.ask(lambda: (self.module[DEFAULT_MODULE_ID], self.config, self._optimizer()))
 
     def _learn_compiled(self, native: Native, fragment: Fragment, order: Any, size: int) -> int:

@@ -7,7 +7,6 @@ optimiser, one operation for all target networks. State, schedules, metrics and 
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,6 @@ from .columns import Columns, learnable, mapped
 from .learner import NUM_SKIPPED
 from .optimisation import Descent, descent_for
 from .timing import log_steps
-
-logger = logging.getLogger("ray.rllib")
 
 
 class OffPolicyLearning:
@@ -116,8 +113,6 @@ class OffPolicyLearning:
             self.metrics.log_value((module, NUM_TARGET_UPDATES), self._num_target_updates, reduce="lifetime_sum")
             last = self.last_update_ts_by_mid[module]  # type: ignore[attr-defined]
             self.metrics.log_value((module, LAST_TARGET_UPDATE_TS), last, reduce="max")
-        if self._num_skipped:
-            logger.warning(f"{self._num_skipped} updates had gradients that are not finite, and were left out.")
         self.metrics.log_value((module, NUM_SKIPPED), self._num_skipped, reduce="sum")
         log_steps(self, self._num_rows, self._last_size)
         # Not DQNLearner's own, which is about target networks: those have followed already.

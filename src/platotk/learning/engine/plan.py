@@ -30,7 +30,8 @@ class EnginePlan:
     Attributes:
         path: "kernel" for the engine with the compiled kernel where it covers the network, "torch" for the engine
             without it, None for RLlib's own runner and learner.
-        reason: Why RLlib trains, in one line; None for the engine, and where the project asked for RLlib.
+        reason: Why RLlib trains, or torch without asking the kernel, in one line; None for the kernel, and where the
+            project asked for RLlib.
     """
 
     path: str | None
@@ -39,7 +40,9 @@ class EnginePlan:
     @property
     def note(self) -> str | None:
         """What the run says about it."""
-        return None if self.reason is None else f"RLlib's own sampling and learning, not the fast engine: {self.reason}"
+        if self.path is not None or self.reason is None:
+            return None
+        return f"RLlib's own sampling and learning, not the fast engine: {self.reason}"
 
 
 def plan(project: Project, adapter: Adapter, config: AlgorithmConfig) -> EnginePlan:
@@ -53,12 +56,15 @@ def plan(project: Project, adapter: Adapter, config: AlgorithmConfig) -> EngineP
     if project.engine == "rllib":
         return EnginePlan(None)
     reason = next(_reasons(config), None)
-    return EnginePlan(_path(config)) if reason is None else EnginePlan(None, reason)
+    if reason is not None:
+        return EnginePlan(None, reason)
+    reason = next(_reasons_for_torch(config), None)
+    return EnginePlan("kernel" if reason is None else "torch", reason)
 
 
 def apply(chosen: EnginePlan, config: AlgorithmConfig) -> None:
     """Plug the engine into a config, through fields that RLlib has for that; or note why not."""
-    config.learners(learner_config_dict={SETTINGS: {"path": chosen.path, "note": chosen.note}})
+    config.learners(learner_config_dict={SETTINGS: {"path": chosen.path, "note": chosen.note, "reason": chosen.reason}})
     if chosen.path is None:
         return
     from .runner import EngineRunner
@@ -79,19 +85,24 @@ def apply(chosen: EnginePlan, config: AlgorithmConfig) -> None:
 
 
 def chosen_for(config: AlgorithmConfig) -> dict[str, Any]:
-    """`path` and `note` of the plan that was applied to a config."""
-    settings: dict[str, Any] = config.learner_config_dict.get(SETTINGS) or {"path": None, "note": None}
+    """`path`, `note` and `reason` of the plan that was applied to a config."""
+    none = {"path": None, "note": None, "reason": None}
+    settings: dict[str, Any] = config.learner_config_dict.get(SETTINGS) or none
     return settings
 
 
-def _path(config: Any) -> str:
+def _reasons_for_torch(config: Any) -> Iterator[str]:
     """Runner and learner ask the kernel itself about the network; here are reasons not even to compile it."""
     spec = config._rl_module_spec
     kind = None if spec is None else spec.module_class
-    is_rllibs = kind is None or kind.__module__.startswith(("ray.rllib.algorithms.ppo.", "platotk."))
-    is_rllibs &= config.algo_class.__name__ == "PPO" and not _has_memory(config)
-    has_gpu = bool(config.num_gpus_per_learner) and config.num_gpus_per_env_runner
-    return "kernel" if is_rllibs and not has_gpu else "torch"
+    if config.algo_class.__name__ != "PPO":
+        yield "the kernel learns by PPO only"
+    if _has_memory(config):
+        yield "the network has memory"
+    if kind is not None and not kind.__module__.startswith(("ray.rllib.algorithms.ppo.", "platotk.")):
+        yield f"the RLModule is a {kind.__name__} of its own"
+    if config.num_gpus_per_learner and config.num_gpus_per_env_runner:
+        yield "learners and env runners have GPUs"
 
 
 def _reasons(config: Any) -> Iterator[str]:
