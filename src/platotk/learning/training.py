@@ -27,8 +27,6 @@ from ..spaces import Adapter, adapt, space_to_json
 from . import checkpoints, local
 from .cluster import RayStart, limit_threads, refuse_at_once, require_resources
 from .engine.used import EngineUsed, engine_used
-from .failures import SimFailures, reason_of
-from .patience import Patience, lost_runners, patience_s
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
 from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
@@ -39,6 +37,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 MAX_INLINE_STEP_S = 0.002
 """A slower sim gets a process of its own: a pipe costs 0.1 ms a step, and sims in processes step side by side."""
+MAX_EMPTY_ITERATIONS = 3
 
 
 def train(
@@ -89,7 +88,6 @@ class _Setup:
     algorithm: str
     attempt: int
     own_process: bool
-    patience_s: float
 
 
 def open_run(
@@ -170,8 +168,7 @@ def _prepare(
     run.project = project
     tell({"event": "algorithm", "algorithm": algorithm_name(config)})
     tell({"event": "mapping", "lines": adapter.describe()})
-    limit_s = patience_s(config, settings.step_s or 0.0)
-    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process, limit_s)
+    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process)
 
 
 def _record(setup: _Setup, tell: Tell) -> None:
@@ -236,7 +233,6 @@ class _Loop:
         self.usage: Usage | None = None
         self.is_learning = False
         self.has_told_not_kept = False
-        self.failures = SimFailures(tell)
         self.engine: EngineUsed | None = None
 
     def play(self) -> Run:
@@ -261,10 +257,7 @@ class _Loop:
                 raise
             raise told from None
         finally:
-            if status != "failed":
-                self.failures.end(lambda: reason_of(self.algo))
-            failure = self.failures.last or self.run.info.get("last_sim_failure")
-            self.run.update(status=status, ended=_now(), reason=reason, error=error, last_sim_failure=failure)
+            self.run.update(status=status, ended=_now(), reason=reason, error=error)
             trackers.finish(status)
             if self.usage is not None:
                 self.usage.close()
@@ -302,8 +295,6 @@ class _Loop:
         for line in self.run.metrics():
             self.rules.add(line)
             self.line = line
-        if self.line is not None:
-            self.failures = SimFailures(self.tell, int(self.line.get("sim_failures") or 0))
         for note in extra.get("notes", []):
             self.tell({"event": "warning", "text": note})
         self.tell(
@@ -329,8 +320,7 @@ class _Loop:
 
     def _iterate(self, interrupts: Interrupts, trackers: Trackers) -> tuple[str, str | None]:
         selection = Selection(self.setup.run, self.setup.adapter, self.tell)
-        patience = Patience(self.setup.patience_s)
-        started = time.monotonic() - self.time_s
+        num_empty = 0
         try:
             reason = self._already_done()
             while reason is None:
@@ -341,16 +331,17 @@ class _Loop:
                     self.is_learning = False
                 except StopRequested:
                     break
-                now = time.monotonic()
-                num_restarts, num_away = lost_runners(self.algo)
-                if not self._take_in(result, duration_s=now - began, time_s=now - started):
-                    if why := patience.starved(num_restarts, num_away):
-                        hint = f"See {self.run.log_path} and Ray's logs; check the sim with: plato check"
-                        raise SimError(f"{why}.", hint=hint)
+                grown = self._take_in(result, time.monotonic() - began)
+                if not grown:
+                    num_empty += 1
+                    if num_empty >= MAX_EMPTY_ITERATIONS:
+                        raise SimError(
+                            f"no env runner delivered a single step in {num_empty} iterations.",
+                            hint=f"See {self.run.log_path} and Ray's logs; check the sim with: plato check",
+                        )
                     continue
-                patience.fed(num_restarts)
+                num_empty = 0
                 assert self.line is not None
-                self.failures.count(self.line["sim_failures"], lambda: reason_of(self.algo))
                 self.journal.append(self.line)
                 trackers.log(self.line)
                 reason = self.rules.add(self.line)
@@ -376,7 +367,7 @@ class _Loop:
             return None
         return self.rules.add(self.line)
 
-    def _take_in(self, result: dict[str, Any], *, duration_s: float, time_s: float) -> bool:
+    def _take_in(self, result: dict[str, Any], duration_s: float) -> bool:
         """Turn RLlib's result into the next journal line; False when nothing was sampled."""
         from .results import journal_line, lifetime_env_steps, num_skipped_updates
 
@@ -392,7 +383,7 @@ class _Loop:
         if env_steps <= self.env_steps:
             return False
         self.iteration, self.env_steps = self.iteration + 1, env_steps
-        self.time_s = time_s
+        self.time_s += duration_s
         self.line = journal_line(
             result,
             iteration=self.iteration,
