@@ -7,7 +7,12 @@ from anybody. Each bundle here is loaded, verified, served and asked once.
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import resource
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +22,11 @@ import onnx
 import pytest
 from gymnasium import spaces
 from onnx import TensorProto, helper, numpy_helper
-from tests.agents.served import request, with_manifest, with_rows, write_agent
+from tests.agents.served import request, with_guard, with_manifest, with_rows, write_agent
 
 from platotk.agents.agent import Agent
 from platotk.agents.application import Server
+from platotk.agents.archive import write_archive
 from platotk.errors import AgentError, PlatoError, SimError
 
 TANK = spaces.Dict({"level": spaces.Box(0.0, 10.0, (1,), np.float32), "mode": spaces.Discrete(3)})
@@ -295,3 +301,93 @@ def test_rows_are_written_as_an_export_writes_them(tmp_path: Path) -> None:
     masked = write_agent(tmp_path / "agent", TANK, num_choices=4, num_rows=10)
     assert [row.mask is not None for row in Agent.load(masked).recorded()] == [True] * 10
     assert len(Agent.load(with_rows(masked, 7)).recorded(limit=3)) == 3
+
+
+# `plato serve` of a bundle that would like to run something
+
+
+class _Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.canary}",)
+
+
+def pickle_for(name: str) -> Callable[[Path, Path], Path]:
+    def forge(folder: Path, canary: Path) -> Path:
+        (folder / name).write_bytes(pickle.dumps(_Touch(canary)))
+        return folder if name == "manifest.json" else with_manifest(folder)
+
+    return forge
+
+
+def name_its_own_controller(folder: Path, canary: Path) -> Path:
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n\ndef run(observation):\n    return [0.0]\n")
+    return with_guard(folder, on_missing="fallback", fallback="evil:run")
+
+
+def name_a_function_of_the_system(folder: Path, canary: Path) -> Path:
+    return with_guard(folder, on_missing="fallback", fallback="os:system")
+
+
+def name_an_operator(folder: Path, canary: Path) -> Path:
+    model = onnx.load(folder / "policy.onnx")
+    model.graph.node[0].domain = "ai.onnx.contrib"
+    model.graph.node[0].op_type = "PyOp"
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    return with_manifest(folder)
+
+
+def read_another_file(folder: Path, canary: Path) -> Path:
+    model = onnx.load(folder / "policy.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    return with_manifest(folder)
+
+
+def name_a_class(folder: Path, canary: Path) -> Path:
+    adapter = json.loads((folder / "manifest.json").read_text())["adapter"]
+    space = {"type": "os.system", "args": [f"touch {canary}"], "__reduce__": "os.system"}
+    return with_manifest(folder, adapter={**adapter, "observation_space": space})
+
+
+def bring_more_in_an_archive(folder: Path, canary: Path) -> Path:
+    archive = write_archive(folder)
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("__main__.py", f"open({str(canary)!r}, 'w')")
+        more.writestr("../sitecustomize.py", f"open({str(canary)!r}, 'w')")
+    return archive
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(pickle_for("policy.onnx"), id="a pickle for a model"),
+        pytest.param(pickle_for("parity.json"), id="a pickle for a recording"),
+        pytest.param(pickle_for("manifest.json"), id="a pickle for a manifest"),
+        name_its_own_controller,
+        name_a_function_of_the_system,
+        name_an_operator,
+        read_another_file,
+        name_a_class,
+        bring_more_in_an_archive,
+    ],
+)
+def test_plato_serve_refuses_a_doctored_bundle_and_runs_nothing(
+    bundle: Path, tmp_path: Path, forge: Callable[[Path, Path], Path]
+) -> None:
+    canary = tmp_path / "ran"
+    doctored = forge(bundle, canary)
+    command = [str(Path(sys.executable).with_name("plato")), "serve", str(doctored), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=bundle)
+    assert done.returncode == 1, done.stderr
+    assert "answers at" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not canary.exists()
