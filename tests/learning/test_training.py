@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 
 from platotk.errors import ProjectError, SimError
 from platotk.learning.policies import load_policy
-from platotk.learning.training import train
+from platotk.learning.training import _needs_own_process, train
 from platotk.project import Project
+from platotk.sims.probe import Probe
 
 TINY = {
     "training": {"train_batch_size_per_learner": 256, "minibatch_size": 64, "num_epochs": 1},
@@ -192,6 +194,15 @@ def test_a_hang_costs_one_episode(tmp_path, where):
     assert run.status == "finished"
     assert run.metrics()[-1]["sim_failures"] >= 1
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(("steps_per_s", "is_own"), [(900.0, True), (1100.0, False), (None, False)])
+def test_a_sim_of_a_millisecond_a_step_gets_a_process_of_its_own(steps_per_s: float | None, is_own: bool) -> None:
+    told: list[Any] = []
+    measured = Probe(gym.spaces.Discrete(2), gym.spaces.Discrete(2), steps_per_s=steps_per_s, is_well_behaved=True)
+    assert _needs_own_process(Project(sim="CartPole-v1"), measured, told.append) == is_own
+    note = "1.11 ms a step: each sim runs in a process of its own"
+    assert [event["text"] for event in told] == ([note] if is_own else [])
 
 
 def test_more_cpus_than_the_ray_cluster_has_is_an_error(tmp_path):

@@ -35,7 +35,7 @@ from .usage import Usage
 
 Tell = Callable[[dict[str, Any]], None]
 
-MAX_INLINE_STEP_S = 0.002
+MAX_INLINE_STEP_S = 0.001
 """A slower sim gets a process of its own: a pipe costs 0.1 ms a step, and sims in processes step side by side."""
 MAX_EMPTY_ITERATIONS = 3
 
