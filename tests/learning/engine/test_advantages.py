@@ -9,6 +9,7 @@ import pytest
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from platotk.learning.engine.advantages import estimate, standardised
+from platotk.learning.engine.batches import with_advantages
 from platotk.learning.engine.fragments import FragmentBuilder
 
 GAMMA, LAMBDA = 0.97, 0.9
@@ -45,16 +46,10 @@ def rllibs(fragment: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.concatenate(targets)
 
 
-def ours(fragment: Any, values: np.ndarray[Any, Any], gamma: float = GAMMA) -> Any:
-    return estimate(
-        fragment.steps["rewards"],
-        values[fragment.rows],
-        values[fragment.rows + 1],
-        fragment.steps["terminateds"],
-        fragment.ends,
-        gamma=gamma,
-        lambda_=LAMBDA,
-    )
+def ours(fragment: Any, values: np.ndarray[Any, Any]) -> Any:
+    """What the learner learns from: standardised advantages, and value targets."""
+    columns = with_advantages(fragment, values, gamma=GAMMA, lambda_=LAMBDA)
+    return columns["advantages"], columns["value_targets"]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -68,8 +63,10 @@ def test_targets_are_rllibs_whatever_ends_and_is_cut(seed: int) -> None:
         pytest.skip("only resets were drawn")
     values = rng.normal(size=len(fragment.observations)).astype(np.float32)
     advantages, targets = ours(fragment, values)
-    np.testing.assert_allclose(targets, rllibs(fragment, values), atol=1e-5)
-    np.testing.assert_allclose(advantages, targets - values[fragment.rows], atol=1e-5)
+    expected = rllibs(fragment, values)
+    np.testing.assert_allclose(targets, expected, atol=1e-5)
+    raw = (expected - values[fragment.rows]).astype(np.float64)
+    np.testing.assert_allclose(advantages, (raw - raw.mean()) / max(1e-4, raw.std()), atol=1e-4)
     # Cut anywhere, as RLlib shares episodes among learners, each part is bootstrapped where it was cut.
     at = int(rng.integers(len(fragment) + 1))
     for part in (fragment[:at], fragment.slice(slice(at, None), len_lookback_buffer=0)):
