@@ -130,7 +130,7 @@ ROWS = {
         model={"use_lstm": True, "lstm_cell_size": 64, "max_seq_len": 20},
     ),
     "large": Row("CartPole, 8 sims, layers of 256", bound=4.0, model={"fcnet_hiddens": [256, 256]}),
-    "sac": Row("SAC, Pendulum, 1 sim", algorithm="SAC", sim="Pendulum-v1", bound=5.0, num_envs=1),
+    "sac": Row("SAC, Pendulum, 1 sim; critic of one MLP", algorithm="SAC", sim="Pendulum-v1", bound=5.0, num_envs=1),
     "dqn": Row("DQN, CartPole, 1 sim", algorithm="DQN", bound=5.0, num_envs=1),
 }
 
@@ -343,6 +343,10 @@ def report(runs: list[dict[str, Any]], rows: list[str], load: float) -> str:
         "steps/s of the median iteration; the ratio is of two runs of a pair: median (least to most). Beside it the",
         "ratio of steps per second of CPU in the driver, which other work on the machine disturbs less (not for a row",
         "with runners, whose work is done elsewhere). Memory is of the whole process tree, in MB.",
+        "",
+        "Not the same on both sides: platotk's critic of SAC is the paper's, one MLP of observation and action, with a",
+        "tenth of the weights of RLlib's. RLlib's runner and learner run on platotk's encoding of the spaces of Simple",
+        "Adder and tank level.",
         "",
         f"- command: `{shlex.join(['.venv/bin/python', 'benchmarks/throughput.py', *sys.argv[1:]])}`",
         f"- machine: {machine()}",
