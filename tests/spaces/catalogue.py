@@ -52,6 +52,15 @@ OBSERVATIONS = {
     "dict empty": spaces.Dict({}),
     "dict kept order": spaces.Dict([("z", box(0, 1)), ("a", spaces.Discrete(2))]),
     "dict integer keys": spaces.Dict({1: box(0, 1), 2: spaces.Discrete(2)}),
+    "dict keys like paths": spaces.Dict(
+        {
+            "p.q": box(0, 1),
+            "p": spaces.Dict({"q": spaces.Discrete(2)}),
+            "a b": box(-1, 1),
+            "x[0]": box(0, 2),
+            "": box(0, 3),
+        }
+    ),
     "tuple": spaces.Tuple((box(-1, 1, (2,)), spaces.Discrete(3))),
     "nested": spaces.Dict(
         tank=spaces.Dict(valves=spaces.Tuple((box(0, 1, (2,)), spaces.Discrete(4))), name=spaces.Text(3)),
@@ -78,6 +87,7 @@ ACTIONS = {
     "discrete start": spaces.Discrete(20, start=1),
     "discrete negative start": spaces.Discrete(3, start=-1),
     "discrete int32": spaces.Discrete(4, dtype=np.int32),
+    "discrete wide": spaces.Discrete(5000, start=-7),
     "discrete one": spaces.Discrete(1),
     "multi discrete": spaces.MultiDiscrete([3, 2, 4]),
     "multi discrete start": spaces.MultiDiscrete([3, 2], start=[5, -2]),
@@ -114,6 +124,15 @@ ACTIONS = {
     "box int64 half": spaces.Box(np.array([5]), np.array([np.iinfo(np.int64).max]), dtype=np.int64),
     "box int many choices": box(0, 255, (20,), np.uint8),
     "dict": spaces.Dict(addend=box(-10, 10, (1,), np.int32)),
+    "dict keys like paths": spaces.Dict(
+        {
+            "p.q": box(-1, 1),
+            "p": spaces.Dict({"q": spaces.Discrete(3), "r": spaces.Tuple((spaces.Discrete(2), box(0, INF)))}),
+            "p.r[0]": box(0, 5, (1,), np.int8),
+            "a b": spaces.Discrete(4, start=1),
+            "": spaces.MultiBinary(2),
+        }
+    ),
     "dict mixed": spaces.Dict(force=box(-2, 2, (2,)), gear=spaces.Discrete(3, start=1), on=spaces.MultiBinary(2)),
     "tuple": spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2, start=4))),
     "tuple mixed": spaces.Tuple((box(0, 1, ()), spaces.Discrete(2))),

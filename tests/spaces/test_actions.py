@@ -277,8 +277,10 @@ def test_names_of_algorithms_unknown_here_count_as_ppo():
             'Write `action_scale: {"tank[0]": 1.0}` into plato.yaml',
         ),
         ("SAC", box(-INF, INF), "action: SAC needs bounded actions", 'action_scale: {"action": 1.0}'),
-        ("PPO", spaces.Discrete(5000), "5,000, at most 4,096 can be learned", "Give the sim a Box"),
-        ("PPO", spaces.Text(100), "has too many choices", "Give the sim a Box"),
+        ("PPO", spaces.Discrete(2**17 + 1), "131,073, at most 131,072 can be learned", "Give the sim a Box"),
+        ("PPO", spaces.MultiDiscrete([2**16, 2**16, 2]), "131,074, at most 131,072", "Give the sim a Box"),
+        ("PPO", spaces.Text(10**9), "has too many choices", "Give the sim a Box"),
+        ("PPO", spaces.Dict({1: box(0, 1), "1": box(0, 1)}), "action.1: two leaves have this name", "Rename"),
         ("PPO", spaces.OneOf((spaces.Discrete(2), box(0, 1))), "not one of several", '"which": Discrete(2)'),
         ("PPO", spaces.Dict(x=spaces.Sequence(box(0, 1))), "action.x: ", '"count": Discrete(MAX + 1)'),
         ("PPO", spaces.Graph(box(0, 1), None), "its size is not fixed", "Use a fixed size"),
@@ -291,6 +293,49 @@ def test_what_cannot_be_learned_is_refused_with_a_recipe(algorithm, space, messa
         adapted(space, algorithm)
     assert message in error.value.message
     assert hint is None or hint in error.value.hint
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(5000), spaces.MultiDiscrete([5000, 3]), spaces.Discrete(2**17)])
+def test_choices_may_be_many(space):
+    adapter = adapted(space)
+    assert sum(adapter.nvec) == adapter.num_logits > 4096
+    last = adapter.decode(np.array(adapter.nvec) - 1 if len(adapter.nvec) > 1 else adapter.nvec[0] - 1)
+    assert space.contains(last)
+    assert np.max(last) == max(adapter.nvec) - 1
+
+
+def test_beside_many_choices_small_integers_are_continuous():
+    small = box(0, 9, (1,), np.int32)
+    assert adapted(spaces.Dict(go=spaces.Discrete(4000), small=small)).nvec == (4000, 10)
+    adapter = adapted(spaces.Dict(go=spaces.Discrete(5000), small=small))
+    assert (adapter.nvec, adapter.num_continuous) == ((5000,), 1)
+
+
+def test_keys_that_read_like_paths_are_quoted_in_names():
+    adapter = adapted(ACTIONS["dict keys like paths"])
+    names = [line.split(": ")[0] for line in adapter.describe()[1:]]
+    assert sorted(names) == sorted(
+        [
+            'action["p.q"]',
+            "action.p.q",
+            "action.p.r[0]",
+            "action.p.r[1]",
+            'action["p.r[0]"]',
+            "action.a b",
+            'action[""]',
+        ]
+    )
+
+
+def test_a_scale_by_a_dotted_key_needs_no_quotes_where_there_is_but_one():
+    space = spaces.Dict({"p.q": box(-INF, INF), "r": spaces.Dict({"q.s": box(-INF, INF)})})
+    for one, other in (("p.q", "r.q.s"), ('["p.q"]', 'r["q.s"]')):
+        adapter = adapted(space, "SAC", action_scale={one: 4.0, other: 2.0})
+        decoded = adapter.decode(np.ones(2, np.float32))
+        assert (decoded["p.q"][0], decoded["r"]["q.s"][0]) == (4.0, 2.0)
+    space = spaces.Dict({"p.q": box(-INF, INF), "p": spaces.Dict({"q": box(-INF, INF)})})
+    decoded = adapted(space, "SAC", action_scale={'["p.q"]': 4.0, "p.q": 2.0}).decode(np.ones(2, np.float32))
+    assert (decoded["p.q"][0], decoded["p"]["q"][0]) == (4.0, 2.0)
 
 
 class Colour(spaces.Space):

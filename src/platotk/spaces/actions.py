@@ -9,6 +9,7 @@ the sim's space.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,11 @@ class Decoding:
         found = _leaves(space, "")
         if not found:
             raise SimError("action: the space is empty, there is nothing to decide.")
+        alike = [path for path, times in Counter(path for path, _ in found).items() if times > 1]
+        if alike:
+            raise SimError(
+                f"{label('action', alike[0])}: two leaves have this name.", hint="Rename a key of the space."
+            )
         chosen = categorical(found)
         boxes = {path: leaf for path, leaf in found if path not in chosen}
         scales = resolve_scales(action_scale, boxes, [path for path, _ in found])

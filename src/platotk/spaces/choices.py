@@ -16,7 +16,8 @@ from platotk.errors import SimError
 from platotk.spaces.leaves import Array, Space, describe_space, dtype_of, element, label, short
 
 MAX_INTEGER_CHOICES = 256  # an integer Box element with more values than this is continuous
-MAX_LOGITS = 4096  # of all categorical choices together
+MAX_LOGITS = 4096  # with more in all, the largest integer Boxes are continuous
+MAX_CHOICES = 1 << 17  # of what can be learned in no other way (Discrete ...)
 
 
 def categorical(found: list[tuple[str, Space]]) -> dict[str, Choices]:
@@ -27,19 +28,24 @@ def categorical(found: list[tuple[str, Space]]) -> dict[str, Choices]:
         if not isinstance(leaf, spaces.Box) or max(_integer_sizes(leaf), default=0) <= MAX_INTEGER_CHOICES
         if not (isinstance(leaf, spaces.Box) and dtype_of(leaf).kind == "f")
     }
-    while sum(sum(leaf.nvec) for leaf in chosen.values()) > MAX_LOGITS:
-        boxes = [leaf for leaf in chosen.values() if isinstance(leaf.space, spaces.Box)]
-        if not boxes:
-            worst = max(chosen.values(), key=lambda leaf: sum(leaf.nvec))
-            total = sum(sum(leaf.nvec) for leaf in chosen.values())
-            raise SimError(
-                f"{worst.label}: {describe_space(worst.space)} has too many choices; all together make "
-                f"{total:,}, at most {MAX_LOGITS:,} can be learned.",
-                hint="Give the sim a Box(low, high, dtype=np.int64) where the choices are ordered "
-                "(it is learned as a continuous action and rounded), or decide in several smaller steps.",
-            )
-        del chosen[max(boxes, key=lambda leaf: sum(leaf.nvec)).path]
+    boxes = [leaf for leaf in chosen.values() if isinstance(leaf.space, spaces.Box)]
+    while boxes and _total(chosen) > MAX_LOGITS:
+        largest = max(boxes, key=lambda leaf: sum(leaf.nvec))
+        boxes.remove(largest)
+        del chosen[largest.path]
+    if _total(chosen) > MAX_CHOICES:
+        worst = max(chosen.values(), key=lambda leaf: sum(leaf.nvec))
+        raise SimError(
+            f"{worst.label}: {describe_space(worst.space)} has too many choices; all together make "
+            f"{_total(chosen):,}, at most {MAX_CHOICES:,} can be learned.",
+            hint="Give the sim a Box(low, high, dtype=np.int64) where the choices are ordered "
+            "(it is learned as a continuous action and rounded), or decide in several smaller steps.",
+        )
     return chosen
+
+
+def _total(chosen: dict[str, Choices]) -> int:
+    return sum(sum(leaf.nvec) for leaf in chosen.values())
 
 
 class Choices:
@@ -72,7 +78,7 @@ class Choices:
             size = len(space.character_set)
             self.characters = sorted(space.character_set)
             self.nvec = [
-                size + (position >= space.min_length) for position in range(min(space.max_length, MAX_LOGITS + 1))
+                size + (position >= space.min_length) for position in range(min(space.max_length, MAX_CHOICES + 1))
             ]
             self.shape, first = (len(self.nvec),), np.zeros(len(self.nvec), np.int64)
         elif isinstance(space, spaces.Box):

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from platotk.errors import ProjectError, SimError
-from platotk.spaces.leaves import Array, Space, describe_space, did_you_mean, dtype_of, label, short
+from platotk.spaces.leaves import Array, Space, describe_space, did_you_mean, dtype_of, label, meant_path, short
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -148,7 +148,7 @@ def resolve_scales(
         return dict.fromkeys(open_leaves, scale)
     scales = {}
     for name, value in action_scale.items():
-        path = "" if name == "action" and "" in known else name
+        path = "" if name == "action" and "" in known else meant_path(name, known)
         if path not in known:
             hint = did_you_mean(name, [path or "action" for path in known])
             raise ProjectError(f"action_scale: there is no action leaf {name!r}.", hint=hint)

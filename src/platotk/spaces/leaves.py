@@ -7,7 +7,9 @@ what a sim or a client handed over, gives an array of the leaf's shape, or an er
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
@@ -20,16 +22,32 @@ from platotk.errors import SimError
 Array = NDArray[Any]
 Space = spaces.Space[Any]
 _NUMBER_TYPES = {int, float}
+_QUOTED = re.compile(r'\["(?:[^"\\]|\\.)*"\]')
 
 
 def under_key(path: str, key: object) -> str:
-    """The path of a Dict's child."""
-    return f"{path}.{key}" if path else str(key)
+    """The path of a Dict's child: `tank.level`; `tank["level.m"]` where the key itself would read as a path."""
+    word = str(key)
+    if not word or "." in word or "[" in word:
+        return f"{path}[{json.dumps(word, ensure_ascii=False)}]"
+    return f"{path}.{word}" if path else word
 
 
 def under_index(path: str, index: object) -> str:
     """The path of a Tuple's child, or of one element of an array."""
     return f"{path}[{index}]"
+
+
+def meant_path(name: str, paths: Collection[str]) -> str:
+    """The path that a name stands for: itself, or the only one that reads so without quotes (`level.m`)."""
+    if name in paths:
+        return name
+    found = [path for path in paths if '["' in path and _unquoted(path) == name]
+    return found[0] if len(found) == 1 else name
+
+
+def _unquoted(path: str) -> str:
+    return _QUOTED.sub(lambda match: "." + str(json.loads(match[0])[0]), path).removeprefix(".")
 
 
 def label(name: str, path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ...spaces.leaves import under_index, under_key
 from .trial import Trial
 
 MIN_OBSERVATIONS = 50
@@ -76,12 +77,12 @@ class Observed:
                 return
             for key in value:
                 if key not in space.spaces:
-                    yield self._broken(f"{path}.{key}", f"{path}: unknown key {key!r}", where)
+                    yield self._broken(under_key(path, key), f"{path}: unknown key {key!r}", where)
             for key, child in space.spaces.items():
                 if key in value:
-                    yield from self._walk(child, value[key], f"{path}.{key}", where)
+                    yield from self._walk(child, value[key], under_key(path, key), where)
                 else:
-                    yield self._broken(f"{path}.{key}", f"{path}: the key {key!r} is missing", where)
+                    yield self._broken(under_key(path, key), f"{path}: the key {key!r} is missing", where)
         elif isinstance(space, spaces.Tuple):
             if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
                 size = f"{_kind(value)} of {len(value)}" if hasattr(value, "__len__") else _kind(value)
@@ -89,7 +90,7 @@ class Observed:
                 yield self._broken(path, wrong, where)
                 return
             for index, child in enumerate(space.spaces):
-                yield from self._walk(child, value[index], f"{path}[{index}]", where)
+                yield from self._walk(child, value[index], under_index(path, index), where)
         else:
             yield path, space, value
 

@@ -18,6 +18,7 @@ from ...agents.guards import Guards
 from ...agents.units import checked_units
 from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import adapt, fitting
+from ...spaces.leaves import label, under_index, under_key
 from ..importing import HIDING, module_names
 from ..loading import load_attribute
 from ..vectorised import Vectorised
@@ -177,7 +178,7 @@ def unit_lines(trial: Trial) -> list[str]:
     except ProjectError:
         return []
     return [
-        f"{name if name.startswith(side) else f'{side}.{name}'}: in {unit}"
+        f"{name if name.startswith(side) else label(side, name)}: in {unit}"
         for side, of_side in units.items()
         for name, unit in of_side.items()
     ]
@@ -264,10 +265,10 @@ def _check_reset_arguments(trial: Trial, inner: Any) -> None:
 def _check_action_bounds(trial: Trial, space: Any, path: str = "action") -> None:
     if isinstance(space, gym_spaces.Dict):
         for key, child in space.spaces.items():
-            _check_action_bounds(trial, child, f"{path}.{key}")
+            _check_action_bounds(trial, child, under_key(path, key))
     elif isinstance(space, gym_spaces.Tuple):
         for index, child in enumerate(space.spaces):
-            _check_action_bounds(trial, child, f"{path}[{index}]")
+            _check_action_bounds(trial, child, under_index(path, index))
     elif isinstance(space, gym_spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.shape != (0,):
         where = trial.places.attribute("action_space")
         is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
