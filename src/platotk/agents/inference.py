@@ -72,19 +72,20 @@ def open_model(model: bytes, adapter: Adapter, outputs: Sequence[str], state: Se
     _require_inputs(inputs, adapter, state)
     _require_outputs(known, adapter, outputs, state)
     names = [*outputs, *(entry.output for entry in state)]
-    shapes: list[tuple[int, ...] | None] = [*(None for _ in outputs), *(entry.shape for entry in state)]
-    run = session.run
+    run, first, num_outputs = session.run, inputs[0].name, len(outputs)
 
     def call(feeds: dict[str, Any]) -> list[Any]:
         try:
             values: list[Any] = run(names, feeds)
-        except Exception as error:
+            num_rows = len(feeds[first])
+            for value in values if not state else values[:num_outputs]:
+                if len(value) != num_rows:
+                    raise ValueError(f"{len(value)} actions for {num_rows} observations")
+            for entry, value in zip(state, values[num_outputs:], strict=True) if state else ():
+                if value.shape != (num_rows, *entry.shape):
+                    raise ValueError(f"it gives {entry.output} of shape {value.shape}, not {(num_rows, *entry.shape)}")
+        except Exception as error:  # onnxruntime's own, too, and those of outputs that are no arrays
             raise AgentError(f"policy.onnx fails: {_first_line(error)}", hint="Export the agent again.") from error
-        num_rows = len(next(iter(feeds.values())))
-        for name, value, shape in zip(names, values, shapes, strict=True):
-            given = getattr(value, "shape", ())
-            if given[:1] != (num_rows,) or (shape is not None and given[1:] != shape):
-                raise AgentError(f"policy.onnx gives {name} of shape {given} for {num_rows} observations.")
         return values
 
     return call
