@@ -85,6 +85,8 @@ class Mount:
                 blob.delete_blob()
 
     def _down(self, here: dict[str, Stamp]) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
         there = {
             blob.name.removeprefix(self._prefix): blob.etag.strip('"')
             for blob in self._container.list_blobs(name_starts_with=self._prefix)
@@ -95,7 +97,10 @@ class Mount:
                 continue
             if name not in self._known and path.exists():
                 continue  # written here since the listing
-            data = self._container.download_blob(self._prefix + name).readall()
+            try:
+                data = self._container.download_blob(self._prefix + name).readall()
+            except ResourceNotFoundError:
+                continue  # deleted there since the listing
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             self._known[name] = _Known(etag, _stamp(path))
