@@ -260,6 +260,18 @@ class ExitsHard(Exits):
             os._exit(3)
 
 
+class RaisesInterrupt(Clean):
+    """The 100th step of the sim's life raises KeyboardInterrupt, as if somebody had pressed Ctrl-C."""
+
+    life = 0
+
+    def advance(self, action: Any) -> None:
+        super().advance(action)
+        self.life += 1
+        if self.life == 100:
+            raise KeyboardInterrupt
+
+
 # --- the interface
 
 
@@ -451,6 +463,14 @@ class AllMasked(Clean):
         *most, _ = super().step(action)
         mask = np.zeros(3, dtype=np.int8) if self.num_steps == 10 else np.ones(3, dtype=np.int8)
         return *most, {"action_mask": mask}
+
+
+class MaskedAtEnd(AllMasked):
+    """The mask in info allows nothing where the episode ends, at the tenth step: there is nothing left to do."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, self.num_steps == 10, truncated, info
 
 
 # --- costs

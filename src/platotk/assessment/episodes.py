@@ -15,9 +15,9 @@ import numpy as np
 
 from ..agents.policy import Policy
 from ..errors import SimError
+from ..sims.encoding import MASK_KEY
 from ..sims.process import SimFailure
 from ..sims.supervised import StepResult, SupervisedSim, printed
-from ..sims.vector import MASK_KEY
 
 
 @dataclass(frozen=True)

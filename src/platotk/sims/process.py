@@ -24,6 +24,8 @@ from .loading import SimSpec
 
 OUTPUT_LIMIT_BYTES = 1 << 20
 START_TIMEOUT_S = 120.0
+NOTHING_ALLOWED = "action mask: nothing is allowed"
+"""How the message of a mask begins with which nobody can act: it would come again, so training ends with it."""
 
 
 class SimFailure(Exception):
@@ -33,13 +35,15 @@ class SimFailure(Exception):
         reason: One line that names the call and what happened.
         details: The sim's own traceback, or empty.
         output: The last lines the sim printed, or empty.
+        is_hang: It ran past its deadline.
     """
 
-    def __init__(self, reason: str, *, details: str = "", output: str = "") -> None:
+    def __init__(self, reason: str, *, details: str = "", output: str = "", is_hang: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.details = details
         self.output = output
+        self.is_hang = is_hang
 
 
 class SimProcess:
@@ -79,6 +83,7 @@ class SimProcess:
                 raise SimFailure(
                     f"{self._call}() did not return within {self._timeout_s:g} s (step_timeout_s)",
                     output=output,
+                    is_hang=True,
                 )
             kind, value = connection.recv()
         except (OSError, EOFError) as error:
@@ -106,6 +111,7 @@ class SimProcess:
         self._log.close()
 
     def _start(self) -> None:
+        recipe = _pickled(self._spec)
         ours, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -122,11 +128,7 @@ class SimProcess:
             )
         self._connection = Connection(ours.detach())
         self._call, self._sent_at = "start", time.monotonic()
-        # cloudpickle, because a sim given in Python may be a local class; it is the user's own object, sent to a child
-        # of the user's own process.
-        import cloudpickle
-
-        self._connection.send_bytes(cloudpickle.dumps(self._spec))
+        self._connection.send_bytes(recipe)
         timeout, self._timeout_s = self._timeout_s, max(START_TIMEOUT_S, self._timeout_s)
         try:
             self.receive()
@@ -173,6 +175,26 @@ class SimProcess:
         return ""
 
 
+def _pickled(spec: SimSpec) -> bytes:
+    """The recipe of a sim for a child of this process.
+
+    Raises:
+        SimError: It cannot be pickled.
+    """
+    # cloudpickle, because a sim given in Python may be a local class; it is the user's own object.
+    import cloudpickle
+
+    try:
+        payload: bytes = cloudpickle.dumps(spec)
+    except Exception as error:
+        raise SimError(
+            f"the sim {spec.label} cannot be sent to another process: {type(error).__name__}: {error}",
+            hint='Name it, so that processes import it: sim="my_module:MySim"; open files, locks and connections in '
+            "its __init__. See: plato check",
+        ) from error
+    return payload
+
+
 def _serve(connection: Connection) -> None:
     """The far side: load the sim, then answer calls until told to close."""
     import pickle
@@ -195,7 +217,7 @@ def _serve(connection: Connection) -> None:
             reply = ("done", _call(sim, call, args))
         except SystemExit as error:
             reply = ("raised", (f"{call}() called sys.exit({error.code!r})", traceback.format_exc()))
-        except Exception as error:
+        except BaseException as error:  # KeyboardInterrupt too: Ctrl-C does not come here, only the sim raises it
             reply = ("raised", _described(f"{call}()", error))
         try:
             connection.send(reply)
@@ -220,8 +242,12 @@ def _call(sim: Any, call: str, args: tuple[Any, ...]) -> Any:
 
 
 def _described(where: str, error: BaseException) -> tuple[str, str]:
-    reason = str(error) if isinstance(error, SimError) else f"{type(error).__name__}: {error}"
-    return f"{where} raised {reason}", traceback.format_exc()
+    return f"{where} raised {named(error)}", traceback.format_exc()
+
+
+def named(error: BaseException) -> str:
+    """An exception in one line: `ValueError: too high`."""
+    return str(error) if isinstance(error, SimError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 if __name__ == "__main__":

@@ -28,14 +28,16 @@ import numpy as np
 
 from ..errors import SimError
 from .loading import SimSpec
-from .process import SimFailure, SimProcess
+from .process import NOTHING_ALLOWED, SimFailure, SimProcess, named
 
 FAILURE_BUDGET = 20
 """Failures a sim may have before training gives up ..."""
 STEPS_PER_REFUND = 50
 """... where this many good steps pay for one of them (so 2 % of steps may fail for ever)."""
 MAX_FAILURES_IN_A_ROW = 10
-"""Without a single good step between them."""
+"""Without a single good step between them ..."""
+MAX_HANGS_IN_A_ROW = 3
+"""... and so many where each was a call that did not return: at 60 s a call, ten would take ten minutes."""
 MAX_BACKOFF_S = 0.5
 
 
@@ -82,6 +84,11 @@ class SupervisedSim:
         self._needs_seed = True
         self._budget = FailureBudget(spec.label)
         self._num_steps = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of this episode."""
+        return self._num_steps
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> StepResult:
         """Start an episode; a failing reset is tried again with fresh seeds until the budget is spent.
@@ -166,29 +173,39 @@ class FailureBudget:
     def __init__(self, label: str) -> None:
         self._label = label
         self._left = float(FAILURE_BUDGET)
-        self._in_a_row = 0
+        self._in_a_row = self._hangs_in_a_row = 0
 
     def refund(self) -> None:
         """A good step."""
         if self._left < FAILURE_BUDGET:
-            self._in_a_row = 0
+            self._in_a_row = self._hangs_in_a_row = 0
             self._left = min(self._left + 1.0 / STEPS_PER_REFUND, FAILURE_BUDGET)
 
     def spend(self, failure: SimFailure, num_failures: int) -> None:
         """A failure, the sim's `num_failures`-th.
 
         Raises:
-            SimError: It was one too many.
+            SimError: It was one too many, or one that another start of the sim does not cure.
         """
-        self._in_a_row += 1
-        self._left -= 1.0
-        if self._left <= 0 or self._in_a_row >= MAX_FAILURES_IN_A_ROW:
+        if failure.reason.startswith(NOTHING_ALLOWED):
             raise SimError(
-                f"the sim {self._label} failed {num_failures} times, the last time: {failure.reason}"
-                + (f"\n{failure.details.rstrip()}" if failure.details else "")
-                + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
-                hint=f"Training survives one failure in {STEPS_PER_REFUND} steps. Find the cause with: plato check",
+                f"the sim {self._label}: {failure.reason}.",
+                hint="Allow at least one action; when none is left, end the episode (terminated=True).",
             )
+        self._in_a_row += 1
+        self._hangs_in_a_row = self._hangs_in_a_row + 1 if failure.is_hang else 0
+        self._left -= 1.0
+        hint = f"Training survives one failure in {STEPS_PER_REFUND} steps. Find the cause with: plato check"
+        if self._hangs_in_a_row >= MAX_HANGS_IN_A_ROW:
+            hint = "If it is slow and does not hang, give it longer: step_timeout_s. Find the cause with: plato check"
+        elif self._left > 0 and self._in_a_row < MAX_FAILURES_IN_A_ROW:
+            return
+        raise SimError(
+            f"the sim {self._label} failed {num_failures} times, the last time: {failure.reason}"
+            + (f"\n{failure.details.rstrip()}" if failure.details else "")
+            + (f"\nThe last lines it printed:\n{failure.output}" if failure.output else ""),
+            hint=hint,
+        )
 
     def pause_s(self) -> float:
         """Seconds to wait before the sim is made again: none after a single failure."""
@@ -214,6 +231,7 @@ class InlineSim:
         self._timeout_s = timeout_s
         self._sim: Any = None
         self._request: tuple[str, tuple[Any, ...]] = ("", ())
+        self._said = Tail()
 
     def send(self, call: str, *args: Any) -> None:
         """Remember the call; it runs in `receive`."""
@@ -222,6 +240,9 @@ class InlineSim:
     def receive(self) -> Any:
         """Make the call."""
         call, args = self._request
+        if self._sim is None:
+            self._said = Tail()
+        printed.tail = self._said
         try:
             _watchdog.begin(self._timeout_s)
             try:
@@ -238,23 +259,24 @@ class InlineSim:
             raise SimFailure(
                 f"{call}() did not return within {self._timeout_s:g} s (step_timeout_s)",
                 details=traceback.format_exc(),
-                output=printed.tail(),
+                output=self._said.last(),
+                is_hang=True,
             ) from error
         except SystemExit as error:
             raise SimFailure(
                 f"{call}() called sys.exit({error.code!r})",
                 details=traceback.format_exc(),
-                output=printed.tail(),
+                output=self._said.last(),
             ) from error
         except SimError:
             if self._sim is None:  # it cannot be loaded at all: no use in trying again
                 raise
-            raise SimFailure(f"{call}() raised", details=traceback.format_exc(), output=printed.tail()) from None
+            raise SimFailure(f"{call}() raised", details=traceback.format_exc(), output=self._said.last()) from None
         except Exception as error:
             raise SimFailure(
-                f"{call}() raised {type(error).__name__}: {error}",
+                f"{call}() raised {named(error)}",
                 details=traceback.format_exc(),
-                output=printed.tail(),
+                output=self._said.last(),
             ) from error
 
     def close(self, *, kill: bool = False) -> None:
@@ -315,29 +337,44 @@ class _Watchdog:
 _watchdog = _Watchdog()
 
 
-class PrintedTail(io.TextIOBase):
-    """Takes what a sim prints in this process; keeps only the last lines."""
+class Tail:
+    """The end of what one sim has printed."""
 
     def __init__(self, num_chars: int = 8192) -> None:
         self._parts: deque[str] = deque()
         self._num_chars = num_chars
         self._size = 0
 
-    def write(self, text: str) -> int:
+    def add(self, text: str) -> None:
         """Keep the text, forget what is older than the limit."""
         self._parts.append(text[-self._num_chars :])
         self._size += len(self._parts[-1])
         while self._size > self._num_chars and len(self._parts) > 1:
             self._size -= len(self._parts.popleft())
+
+    def last(self, num_lines: int = 20) -> str:
+        """The last lines."""
+        return "\n".join("".join(self._parts).splitlines()[-num_lines:])
+
+
+class Printed(io.TextIOBase):
+    """Takes what the sims of this process print, for the one that is being called.
+
+    Attributes:
+        tail: Of that sim.
+    """
+
+    def __init__(self) -> None:
+        self.tail = Tail()
+
+    def write(self, text: str) -> int:
+        """Keep the end of it."""
+        self.tail.add(text)
         return len(text)
 
     def writable(self) -> bool:
         """Always."""
         return True
-
-    def tail(self, num_lines: int = 20) -> str:
-        """The last lines."""
-        return "\n".join("".join(self._parts).splitlines()[-num_lines:])
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
@@ -350,7 +387,7 @@ class PrintedTail(io.TextIOBase):
             sys.stdout = stdout
 
 
-printed = PrintedTail()
+printed = Printed()
 
 
 def seed_stream(seeds: np.random.SeedSequence) -> Iterator[int]:

@@ -17,11 +17,10 @@ from gymnasium.vector.utils import batch_space, iterate
 from ..errors import SimError
 from ..spaces import Adapter
 from ..spaces.frames import Frames
+from .encoding import MASK_KEY, encode
 from .loading import SimSpec
 from .process import SimFailure
 from .supervised import StepResult, SupervisedSim, printed
-
-MASK_KEY = "action_mask"
 
 
 class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
@@ -62,7 +61,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         self._needs_reset = np.ones(num_envs, dtype=bool)
         self._frames = Frames(adapter.frame_stack, num_envs)
         self._last: Any = None
-        self._num_failures_told = 0
+        self._num_told = [0] * num_envs
 
     @property
     def sims(self) -> list[SupervisedSim]:
@@ -74,6 +73,7 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
     def assign(self, *stream: int) -> None:
         """Name the stream of seeds, usually the runner's index; must come before the first reset."""
         self.close()
+        self._num_told = [0] * self.num_envs
         spec, max_episode_steps, step_timeout_s, own_process = self._make
         self._sims = [
             SupervisedSim(
@@ -117,13 +117,16 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         return observations, rewards, terminated, truncated, self._infos(results)
 
     def new_failures(self) -> list[str]:
-        """The reasons of failures since the last call, at most one per sim, for the metrics and the log."""
-        num_failures = sum(sim.num_failures for sim in self._sims)
-        new, self._num_failures_told = num_failures - self._num_failures_told, num_failures
-        if not new:
-            return []
-        reasons = [sim.last_failure.reason for sim in self._sims if sim.last_failure is not None]
-        return (reasons * new)[:new]
+        """One reason for each failure since the last call, for the metrics and the log: the last of its sim."""
+        return self._news(self._sims)
+
+    def _news(self, sims: Sequence[Any]) -> list[str]:
+        reasons = []
+        for index, sim in enumerate(sims):
+            if sim.num_failures > self._num_told[index]:
+                reasons += [sim.last_failure.reason] * (sim.num_failures - self._num_told[index])
+                self._num_told[index] = sim.num_failures
+        return reasons
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every sim."""
@@ -154,12 +157,11 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
     def _encode_one(self, index: int, result: StepResult) -> Any:
         """One encoded row; after a failure, the sim's last good observation (or zeros) closes the episode."""
         if result.failure is None:
+            sim, is_over = self.sims[index], result.terminated or result.truncated
             try:
-                mask = result.info.get(MASK_KEY) if self.adapter.mask_source == "info" else None
-                return self.adapter.encode(result.observation, mask)
-            except SimError as error:
-                failure = SimFailure(error.message)
-                self.sims[index].fail(failure)
+                return encode(self.adapter, result.observation, result.info, step=sim.num_steps, is_over=is_over)
+            except SimFailure as failure:
+                sim.fail(failure)
                 result.failure, result.reward = failure, 0.0
                 result.terminated, result.truncated = False, True
                 result.info = {"sim_failure": failure.reason}

@@ -18,10 +18,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from ..errors import SimError
+from .encoding import MASK_KEY
 from .loading import SimSpec
 from .process import SimFailure
 from .supervised import InlineSim, printed, seed_stream
-from .vector import MASK_KEY, SimVector
+from .vector import SimVector
 
 if TYPE_CHECKING:
     from ..project import Project

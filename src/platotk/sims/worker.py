@@ -23,16 +23,15 @@ from typing import Any
 import cloudpickle  # noqa: F401 - here, so that it is imported once, before forking
 import numpy as np
 
-from ..errors import SimError
 from ..process_lock import end_with_parent
 from ..spaces import Adapter
 from ..spaces.frames import Frames
+from .encoding import MASK_KEY, encode
 from .loading import SimSpec
-from .process import OUTPUT_LIMIT_BYTES, SimFailure
+from .process import OUTPUT_LIMIT_BYTES, SimFailure, named
 from .shared import SharedRows
 from .supervised import _as_info, _as_reward, _unpack
 
-MASK_KEY = "action_mask"
 HEADER = struct.Struct("<cI")
 """Of each message between a sim's process and the near side: its kind, and how many bytes follow."""
 ORDER = struct.Struct("<cI")
@@ -109,7 +108,7 @@ class SharedSim:
         self._num_steps = 0
         self._frames.reset(slice(None))
         info = _as_info(info)
-        self._show(observation, info)
+        self._show(observation, info, is_over=False)
         return info
 
     def step(self) -> dict[str, Any]:
@@ -122,10 +121,10 @@ class SharedSim:
             result, 5, "step", "(observation, reward, terminated, truncated, info)"
         )
         reward, info = _as_reward(reward), _as_info(info)
-        self._show(observation, info)
         self._num_steps += 1
         if job.max_episode_steps is not None and self._num_steps >= job.max_episode_steps:
             truncated = truncated or not terminated
+        self._show(observation, info, is_over=bool(terminated or truncated))
         shared.rewards[job.row] = reward
         shared.terminated[job.row], shared.truncated[job.row] = bool(terminated), bool(truncated)
         return info
@@ -134,13 +133,9 @@ class SharedSim:
         """Close the sim."""
         self._sim.close()  # type: ignore[no-untyped-call]
 
-    def _show(self, observation: Any, info: dict[str, Any]) -> None:
+    def _show(self, observation: Any, info: dict[str, Any], *, is_over: bool) -> None:
         adapter = self._job.adapter
-        mask = info.get(MASK_KEY) if adapter.mask_source == "info" else None
-        try:
-            encoded = adapter.encode(observation, mask)
-        except SimError as error:
-            raise SimFailure(error.message) from error
+        encoded = encode(adapter, observation, info, step=self._num_steps, is_over=is_over)
         if adapter.frame_stack > 1:
             encoded = _of_one(self._frames.push(_as_batch(encoded)))
         _write(self._shared.observations, self._job.row, encoded)
@@ -166,9 +161,7 @@ def serve(connection: socket.socket, shared_fd: int) -> None:
         try:
             info = sim.reset(pickle.loads(payload) if payload else None) if kind == RESET else sim.step()
             said = {key: value for key, value in info.items() if key != MASK_KEY and not str(key).startswith("_")}
-        except KeyboardInterrupt:
-            break
-        except BaseException as error:
+        except BaseException as error:  # KeyboardInterrupt too: Ctrl-C does not come here, only the sim raises it
             send(connection, FAILED, _described(f"{call}()", error))
             continue
         try:
@@ -191,8 +184,7 @@ def _described(where: str, error: BaseException) -> bytes:
         return pickle.dumps((error.reason, ""))
     if isinstance(error, SystemExit):
         return pickle.dumps((f"{where} called sys.exit({error.code!r})", traceback.format_exc()))
-    reason = str(error) if isinstance(error, SimError) else f"{type(error).__name__}: {error}"
-    return pickle.dumps((f"{where} raised {reason}", traceback.format_exc()))
+    return pickle.dumps((f"{where} raised {named(error)}", traceback.format_exc()))
 
 
 def _copied(columns: Any, row: int) -> Any:

@@ -66,6 +66,7 @@ class SimWorkers(SimVector):
     def assign(self, *stream: int) -> None:
         """Name the stream of seeds, usually the runner's index; must come before the first reset."""
         self.close()
+        self._num_told = [0] * self.num_envs
         spec = self._make[0]
         self._workers = [
             _Worker(spec, np.random.SeedSequence([*self._entropy, *stream, row])) for row in range(self.num_envs)
@@ -139,11 +140,8 @@ class SimWorkers(SimVector):
         return rows
 
     def new_failures(self) -> list[str]:
-        """The reasons of failures since the last call, at most one per sim, for the metrics and the log."""
-        num_failures = sum(worker.num_failures for worker in self._workers)
-        new, self._num_failures_told = num_failures - self._num_failures_told, num_failures
-        reasons = [worker.last_failure.reason for worker in self._workers if worker.last_failure is not None]
-        return (reasons * new)[:new]
+        """As `SimVector.new_failures`."""
+        return self._news(self._workers)
 
     def close_extras(self, **kwargs: Any) -> None:
         """End every process."""
@@ -272,7 +270,7 @@ class SimWorkers(SimVector):
             return self._listen(row)  # just in time
         limit_s = START_TIMEOUT_S if worker.call == START else self._make[2]
         text = f"{CALLS[worker.call]} did not return within {limit_s:g} s (step_timeout_s)"
-        return self._failed(row, SimFailure(text, output=worker.output()))
+        return self._failed(row, SimFailure(text, output=worker.output(), is_hang=True))
 
     def _failed(self, row: int, failure: SimFailure) -> bool:
         """End the process; a step is over by that, a start or reset is tried again."""
