@@ -212,5 +212,7 @@ def trained(run: Run) -> dict[str, Any]:
         "iteration": last.get("iteration", 0),
         "env_steps": last.get("env_steps", 0),
         "return_mean": last.get("return_mean"),
+        "sim_failures": last.get("sim_failures", 0),
+        "last_sim_failure": run.info.get("last_sim_failure"),
         "best": None if run.best is None else str(run.best),
     }

@@ -72,6 +72,7 @@ class TrainingView:
         self._close()
         how = run.status + (f": {run.info['reason']}" if run.info.get("reason") else "")
         self._tell(how[:1].upper() + how[1:], "bold")
+        self._tell_failures(run)
         out = _Tee(self._people, self._log)
         places(out, run, page)
         if run.status == "stopped":
@@ -130,6 +131,14 @@ class TrainingView:
             say(self._people, line)
         self._log.add(line)
         self._untold, self._told_at = None, time.monotonic()
+
+    def _tell_failures(self, run: Run) -> None:
+        """How many episodes the sims have cut short, and why the last time."""
+        num = (self._line or {}).get("sim_failures")
+        if num:
+            last = run.info.get("last_sim_failure")
+            text = f"{number(num)} sim failure{'s' * (num > 1)}" + (f", the last: {last}" if last else "")
+            self._tell(f"warning: {text}", STYLES["warning"])
 
     def _close(self) -> None:
         """Take the live bar away; where it was, its last state stays as a plain line."""

@@ -23,6 +23,7 @@ from ..spaces import Adapter
 from . import replay_size
 from .cluster import has_images
 from .engine import plan as engine
+from .failures import keep_reason
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -433,7 +434,9 @@ def count_failures(*, env_runner: Any, metrics_logger: Any, **_: Any) -> None:
     """Callback: put the sims' failures into RLlib's metrics as `sim_failures`."""
     new_failures = getattr(env_runner.env.unwrapped, "new_failures", None)
     if new_failures is not None:
-        metrics_logger.log_value("sim_failures", len(new_failures()), reduce="lifetime_sum")
+        reasons = new_failures()
+        metrics_logger.log_value("sim_failures", len(reasons), reduce="lifetime_sum")
+        keep_reason(env_runner, reasons)
 
 
 def _mixed(seed: int, attempt: int) -> int:

@@ -27,6 +27,7 @@ from ..spaces import Adapter, adapt, space_to_json
 from . import checkpoints, local
 from .cluster import RayStart, limit_threads, refuse_at_once, require_resources
 from .engine.used import EngineUsed, engine_used
+from .failures import SimFailures, reason_of
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
 from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
@@ -233,6 +234,7 @@ class _Loop:
         self.usage: Usage | None = None
         self.is_learning = False
         self.has_told_not_kept = False
+        self.failures = SimFailures(tell)
         self.engine: EngineUsed | None = None
 
     def play(self) -> Run:
@@ -257,7 +259,10 @@ class _Loop:
                 raise
             raise told from None
         finally:
-            self.run.update(status=status, ended=_now(), reason=reason, error=error)
+            if status != "failed":
+                self.failures.end(lambda: reason_of(self.algo))
+            failure = self.failures.last or self.run.info.get("last_sim_failure")
+            self.run.update(status=status, ended=_now(), reason=reason, error=error, last_sim_failure=failure)
             trackers.finish(status)
             if self.usage is not None:
                 self.usage.close()
@@ -295,6 +300,8 @@ class _Loop:
         for line in self.run.metrics():
             self.rules.add(line)
             self.line = line
+        if self.line is not None:
+            self.failures = SimFailures(self.tell, int(self.line.get("sim_failures") or 0))
         for note in extra.get("notes", []):
             self.tell({"event": "warning", "text": note})
         self.tell(
@@ -342,6 +349,7 @@ class _Loop:
                     continue
                 num_empty = 0
                 assert self.line is not None
+                self.failures.count(self.line["sim_failures"], lambda: reason_of(self.algo))
                 self.journal.append(self.line)
                 trackers.log(self.line)
                 reason = self.rules.add(self.line)
