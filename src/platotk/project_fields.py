@@ -113,7 +113,7 @@ class Stop(Section):
     return_mean: Number | None = None
     """Stop when the mean return of the latest episodes reaches this."""
     time: Seconds | None = None
-    """Stop after this long, resumed attempts counted together: 90s, 10m, 1h30m, or seconds."""
+    """Stop after this long, saving and evaluating included, all attempts together: 90s, 10m, 1h30m, or seconds."""
     plateau: Count | None = None
     """Stop when the best mean return has not risen for this many iterations."""
 

@@ -28,6 +28,7 @@ from . import checkpoints, local
 from .cluster import RayStart, limit_threads, refuse_at_once, require_resources
 from .engine.used import EngineUsed, engine_used
 from .failures import SimFailures, reason_of
+from .patience import Patience, lost_runners, patience_s
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
 from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
@@ -38,7 +39,6 @@ Tell = Callable[[dict[str, Any]], None]
 
 MAX_INLINE_STEP_S = 0.001
 """A slower sim gets a process of its own: a pipe costs 0.1 ms a step, and sims in processes step side by side."""
-MAX_EMPTY_ITERATIONS = 3
 
 
 def train(
@@ -89,6 +89,7 @@ class _Setup:
     algorithm: str
     attempt: int
     own_process: bool
+    patience_s: float
 
 
 def open_run(
@@ -169,7 +170,8 @@ def _prepare(
     run.project = project
     tell({"event": "algorithm", "algorithm": algorithm_name(config)})
     tell({"event": "mapping", "lines": adapter.describe()})
-    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process)
+    limit_s = patience_s(config, settings.step_s or 0.0)
+    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process, limit_s)
 
 
 def _record(setup: _Setup, tell: Tell) -> None:
@@ -327,7 +329,8 @@ class _Loop:
 
     def _iterate(self, interrupts: Interrupts, trackers: Trackers) -> tuple[str, str | None]:
         selection = Selection(self.setup.run, self.setup.adapter, self.tell)
-        num_empty = 0
+        patience = Patience(self.setup.patience_s)
+        started = time.monotonic() - self.time_s
         try:
             reason = self._already_done()
             while reason is None:
@@ -338,16 +341,14 @@ class _Loop:
                     self.is_learning = False
                 except StopRequested:
                     break
-                grown = self._take_in(result, time.monotonic() - began)
-                if not grown:
-                    num_empty += 1
-                    if num_empty >= MAX_EMPTY_ITERATIONS:
-                        raise SimError(
-                            f"no env runner delivered a single step in {num_empty} iterations.",
-                            hint=f"See {self.run.log_path} and Ray's logs; check the sim with: plato check",
-                        )
+                now = time.monotonic()
+                num_restarts, num_away = lost_runners(self.algo)
+                if not self._take_in(result, duration_s=now - began, time_s=now - started):
+                    if why := patience.starved(num_restarts, num_away):
+                        hint = f"See {self.run.log_path} and Ray's logs; check the sim with: plato check"
+                        raise SimError(f"{why}.", hint=hint)
                     continue
-                num_empty = 0
+                patience.fed(num_restarts)
                 assert self.line is not None
                 self.failures.count(self.line["sim_failures"], lambda: reason_of(self.algo))
                 self.journal.append(self.line)
@@ -375,7 +376,7 @@ class _Loop:
             return None
         return self.rules.add(self.line)
 
-    def _take_in(self, result: dict[str, Any], duration_s: float) -> bool:
+    def _take_in(self, result: dict[str, Any], *, duration_s: float, time_s: float) -> bool:
         """Turn RLlib's result into the next journal line; False when nothing was sampled."""
         from .results import journal_line, lifetime_env_steps, num_skipped_updates
 
@@ -391,7 +392,7 @@ class _Loop:
         if env_steps <= self.env_steps:
             return False
         self.iteration, self.env_steps = self.iteration + 1, env_steps
-        self.time_s += duration_s
+        self.time_s = time_s
         self.line = journal_line(
             result,
             iteration=self.iteration,
