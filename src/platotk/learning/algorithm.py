@@ -20,15 +20,16 @@ from ..project import Project
 from ..project_fields import SECTIONS
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
-from . import replay_size, section_values
+from . import replay_size
 from .cluster import has_images, quiet_rllib
 from .engine import plan as engine
 from .failures import keep_reason
-from .section_values import OFFLINE
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+
+OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
 
 # What differs from RLlib's own defaults, and why.
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -60,8 +61,6 @@ TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "DQN": {"lr": 5e-4, "train_batch_size_per_learner": 64, "num_steps_sampled_before_learning_starts": 1000},
     "BC": {"lr": 1e-3},
-    # RLlib's own CQL is refused by RLlib: it has the lr and the buffer of its old API stack.
-    "CQL": {"lr": None, "replay_buffer_config": {"type": "EpisodeReplayBuffer", "capacity": 1}},
 }
 MODEL_DEFAULTS: dict[str, Any] = {
     "fcnet_hiddens": [64, 64],
@@ -130,36 +129,9 @@ def build_config(
         num_cpus: CPUs of the Ray cluster, for `num_env_runners: auto`.
 
     Raises:
-        ProjectError: An unknown algorithm or key, with file:line and the nearest known one; a value that cannot be.
+        ProjectError: An unknown algorithm or key, with file:line and the nearest known one.
     """
-    config = sectioned_config(project, adapter, spec, settings or SimSettings(), num_cpus)
-    name = algorithm_name(config)
-    if name in OFFLINE and config.input_ == "sampler":
-        what = section_values.NO_DATA.format(name=name)
-        raise ProjectError(f"{project.where('algorithm')}: {what}.", hint=section_values.DATA_CURE)
-    if wrong := section_values.refused(config, _sections(project)):
-        raise ProjectError(f"{project.where(wrong[0])}: {wrong[1]}", hint="Correct it, and try: plato check")
-    replay_note = None
-    if name in ("SAC", "DQN"):
-        spaces = adapter.encoded_observation_space, adapter.encoded_action_space
-        replay_note = replay_size.fit(project, config, *spaces)
-    engine.apply(engine.plan(project, adapter, config), config)
-    if replay_note is not None:
-        said = engine.chosen_for(config)
-        said["note"] = "; ".join(filter(None, [said["note"], replay_note]))
-    return config
-
-
-def sectioned_config(
-    project: Project, adapter: Adapter, spec: SimSpec, settings: SimSettings, num_cpus: float | None = None
-) -> AlgorithmConfig:
-    """The config with the project's sections and the sims, before RLlib and the engine have looked at it.
-
-    Raises:
-        ProjectError: As `build_config`, but for what RLlib says of the whole.
-    """
-    for key, message in section_values.out_of_range(_sections(project)):
-        raise ProjectError(f"{project.where(key)}: {message}.", hint="See all findings with: plato check")
+    settings = settings or SimSettings()
     own_config = project.algorithm is not None and not _is_name(project.algorithm)
     config = _user_config(project) if own_config else _default_config(project, adapter)
     name = algorithm_name(config)
@@ -172,11 +144,15 @@ def sectioned_config(
         _apply(project, config, section, values)
     _add_sims(project, config, adapter, spec, settings, name)
     _bound_waiting(config, settings)
+    replay_note = None
+    if name in ("SAC", "DQN"):
+        spaces = adapter.encoded_observation_space, adapter.encoded_action_space
+        replay_note = replay_size.fit(project, config, *spaces)
+    engine.apply(engine.plan(project, adapter, config), config)
+    if replay_note is not None:
+        said = engine.chosen_for(config)
+        said["note"] = "; ".join(filter(None, [said["note"], replay_note]))
     return config
-
-
-def _sections(project: Project) -> dict[str, dict[str, Any]]:
-    return {section: dict(getattr(project, section, None) or {}) for section in SECTIONS}
 
 
 def section_keys(config: AlgorithmConfig, section: str) -> set[str]:
@@ -236,16 +212,7 @@ def _user_config(project: Project) -> AlgorithmConfig:
 
 def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
     name, _ = choose_algorithm(project)
-    try:
-        config = default_config(name)
-    except ImportError as error:
-        raise ProjectError(
-            f"{project.where('algorithm')}: RLlib's {name} needs the module {error.name!r}, which is not installed.",
-            hint=f"Install it (pip install {'pillow' if error.name == 'PIL' else error.name}), or say algorithm: PPO",
-        ) from None
-    if name in OFFLINE and not (project.learners or {}).get("num_learners"):
-        # RLlib has none for a learner in this process, and then refuses to begin.
-        config.offline_data(dataset_num_iters_per_learner=1)
+    config = default_config(name)
     config.training(**TRAINING_DEFAULTS.get(name, {}))
     model = (project.rl_module or {}).get("model_config")
     if name == "DQN" and isinstance(model, dict) and model.get("use_lstm"):
