@@ -51,6 +51,24 @@ def traffic(options: AzureOptions) -> dict[str, int]:
     return endpoints._traffic(found)
 
 
+def test_an_agent_answers_and_goes_on_when_the_next_one_fails(
+    azure: Emulator, options: AzureOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a deployment and the way back; with Microsoft's own server below."""
+    monkeypatch.setattr(azure, "serves", "plainly")
+    monkeypatch.setattr(endpoints, "POLL_S", 0.1)
+    first, second = (write_recorded_agent(tmp_path / str(rows), num_rows=rows) for rows in (60, 61))
+    made = endpoints.deploy(first, options, endpoint=NAME)
+    assert (made.deployment, made.replaced, made.smoke.is_equal, made.smoke.num_rows) == ("blue", None, True, 60)
+    assert traffic(options) == {"blue": 100}
+
+    azure.faults.add(match="POST .*/score", status=500, times=1)
+    with pytest.raises(AzureError, match="deployment green answered with status 500"):
+        endpoints.deploy(second, options, endpoint=NAME)
+    assert traffic(options) == {"blue": 100}  # green is gone again
+    assert endpoints.delete(NAME, options) is True
+
+
 @pytest.mark.slow
 def test_an_agent_answers_is_replaced_and_deleted(
     azure: Emulator, options: AzureOptions, agent: Path, better: Path

@@ -52,6 +52,7 @@ class Emulator:
         refuses_rename: Whether the mounts of jobs take whole files only: neither rename nor append.
         tracks: Whether jobs are told of the workspace's MLflow.
         tracked: Of MLflow: the values of each metric that a job has logged, by name.
+        serves: How scoring scripts are run: "as azure", by Microsoft's inference server, or "plainly", by this Python.
         nodes: What the nodes of jobs are: "processes" or "namespaces"; None: namespaces for several, where we may.
         closers: Called at the end, the last first.
     """
@@ -67,6 +68,7 @@ class Emulator:
         self.actions: tuple[str, ...] = ("*",)
         self.quota = 100
         self.refuses_rename = self.tracks = False
+        self.serves: Literal["as azure", "plainly"] = "as azure"
         self.nodes: Literal["processes", "namespaces"] | None = None
         self.authority = Authority(folder / "tls")
         self.group_path = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"

@@ -1,7 +1,8 @@
 """Managed online endpoints: each deployment really runs its scoring script in Microsoft's inference server.
 
 An endpoint is an address with keys and a share of the traffic for each deployment; a deployment is a process with the
-model and the code that were registered. No image is built: the server's own Python of the tests runs it.
+model and the code that were registered. No image is built: a Python of the tests with Microsoft's server runs it, or,
+where `emulator.serves` is "plainly", this one (scoring.py), which needs nothing installed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -86,15 +88,22 @@ class Deployment:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
         script = self._folder / "code" / properties["codeConfiguration"]["scoringScript"]
-        python = inference_python()
+        if emulator.serves == "plainly":
+            words = [sys.executable, str(Path(__file__).with_name("scoring.py")), str(self.port)]
+        else:
+            server = (
+                "-m",
+                "gunicorn",
+                "-b",
+                f"127.0.0.1:{self.port}",
+                "azureml_inference_server_http.server.entry:app",
+            )
+            words = [str(inference_python()), *server]
         with (self._folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    *(python, "-m", "gunicorn", "-b", f"127.0.0.1:{self.port}"),
-                    "azureml_inference_server_http.server.entry:app",
-                ],
+                words,
                 env={
-                    "PATH": f"{python.parent}:{os.environ['PATH']}",
+                    "PATH": f"{Path(words[0]).parent}:{os.environ['PATH']}",
                     "HOME": str(self._folder),
                     "AML_APP_ROOT": str(script.parent),
                     "AZUREML_ENTRY_SCRIPT": str(script),
