@@ -129,6 +129,7 @@ def test_training_whose_machine_vanishes_goes_on_and_leaves_a_whole_run(azure: E
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_tuning_is_a_job_of_one_machine_with_a_run_for_each_trial(azure: Emulator, project: Path) -> None:
     tried = ["tune.param_space={training.lr: {grid_search: [1e-4, 3e-3]}}", "tune.num_samples=1", "stop.env_steps=2000"]
     there = plato("tune", "--on", "azure", *CHANGES, *(w for one in tried for w in ("--set", one)), project=project)
