@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,14 @@ import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from tests.learning.engine.sims import Counting, Everything
+from tests.learning.engine.test_learner import TIMESTEPS, for_rllib, sampled
 
 from platotk.learning import checkpoints
 from platotk.learning.algorithm import SimSettings, build_config
 from platotk.learning.engine import compilation
 from platotk.learning.engine.learner import NUM_SKIPPED, EngineLearner
 from platotk.learning.engine.runner import EngineRunner
+from platotk.learning.engine.used import engine_used
 from platotk.learning.filters import NumericFilter
 from platotk.learning.policies import open_policy
 from platotk.project import Project
@@ -182,50 +186,121 @@ def test_a_killed_runner_comes_back_and_the_filter_stays_shared() -> None:
     algo = algorithm_for(
         "CartPole-v1", env_runners={"num_env_runners": 2, "num_envs_per_env_runner": 4, "sample_timeout_s": 60.0}
     )
+    group = algo.env_runner_group
+
+    def learned(runner: Any) -> tuple[str, int, int, list[float]]:
+        frozen = runner._env_to_module[NumericFilter][0].frozen()
+        return type(runner).__name__, runner._weights_seq_no, frozen.count, frozen.mean.tolist()
+
     result = algo.train()
     assert result["env_runners"]["num_env_steps_sampled"] in range(200, 208)
-    count = algo.env_runner._env_to_module[NumericFilter][0].frozen().count
-    assert count >= 200
-    ids = algo.env_runner_group.healthy_env_runner_ids()
-    ray.kill(algo.env_runner_group._worker_manager.actors()[ids[0]], no_restart=False)
-    deadline = time.monotonic() + 90
+    before = learned(algo.env_runner)[2]
+    assert before >= 200
+    ray.kill(group._worker_manager.actors()[group.healthy_env_runner_ids()[0]], no_restart=False)
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        result = algo.train()
-        if (
-            algo.env_runner_group.num_remote_worker_restarts()
-            and len(algo.env_runner_group.healthy_env_runner_ids()) == 2
-        ):
+        algo.train()
+        if group.num_remote_worker_restarts() and len(group.healthy_env_runner_ids()) == 2:
             break
-    assert len(algo.env_runner_group.healthy_env_runner_ids()) == 2
-    algo.train()
-    states = algo.env_runner_group.foreach_env_runner(
-        lambda runner: (type(runner).__name__, runner._weights_seq_no), local_env_runner=False
-    )
-    assert {name for name, _ in states} == {"EngineRunner"}
-    assert len({number for _, number in states}) == 1
+    assert group.num_remote_worker_restarts() == 1
+    assert len(group.healthy_env_runner_ids()) == 2
+    known = learned(algo.env_runner)[2]
+    assert known > before
+    steps = algo.train()["env_runners"]["num_env_steps_sampled"]
+    states = group.foreach_env_runner(learned)
+    assert len(states) == 3  # that of this process too
+    assert {name for name, _, _, _ in states} == {"EngineRunner"}
+    assert len({number for _, number, _, _ in states[1:]}) == 1
+    # All know what all have seen, the one that came back too; nothing that was known before is lost.
+    assert len({count for _, _, count, _ in states}) == 1
+    assert states[0][2] >= known + steps
+    for _, _, _, mean in states[1:]:
+        np.testing.assert_allclose(mean, states[0][3], rtol=1e-9)
     algo.stop()
+
+
+@pytest.fixture
+def four_cpus() -> None:
+    """Ray with room for learners of their own."""
+    ray.shutdown()
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+
+
+def of_learners(algo: Any, func: Any) -> list[Any]:
+    results = list(algo.learner_group.foreach_learner(func))
+    assert all(result.ok for result in results), [result.get() for result in results]
+    return [result.get() for result in results]
+
+
+def weights_of(learner: Any) -> dict[str, Any]:
+    state: dict[str, Any] = learner.module[DEFAULT_MODULE_ID].unwrapped().get_state()
+    return state
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_learners", [1, 2])
-def test_learners_of_their_own_keep_step(num_learners: int) -> None:
-    if num_learners == 2:
-        ray.shutdown()
-        ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+def test_learners_of_their_own_keep_step(num_learners: int, four_cpus: None) -> None:
     algo = algorithm_for("CartPole-v1", learners={"num_learners": num_learners, "num_cpus_per_learner": 1})
-    for _ in range(3):
-        learned = algo.train()["learners"]
-    assert learned[DEFAULT_MODULE_ID][NUM_SKIPPED] == 0
 
-    def weights(learner: Any) -> Any:
+    def watch(learner: Any) -> None:
         assert isinstance(learner, EngineLearner)
-        return learner.module[DEFAULT_MODULE_ID].unwrapped().get_state()
+        learner.rows, update = [], learner._update_from
 
-    results = list(algo.learner_group.foreach_learner(weights))
-    assert all(result.ok for result in results), [result.get() for result in results]
-    states = [result.get() for result in results]
-    assert len(states) == num_learners
+        def watched(fragment: Any, **given: Any) -> Any:
+            learner.rows.append(fragment.observations[fragment.rows])
+            return update(fragment, **given)
+
+        learner._update_from = watched
+
+    of_learners(algo, watch)
+    for _ in range(3):
+        result = algo.train()
+    assert result["learners"][DEFAULT_MODULE_ID][NUM_SKIPPED] == 0
+    # What was sampled is learned from once and by one of them: rows of this sim are all different.
+    rows = of_learners(algo, lambda learner: learner.rows[-1])
+    assert len(rows) == num_learners
+    assert all(len(part) >= 190 for part in rows)
+    num_steps = int(result["env_runners"]["num_env_steps_sampled"])
+    assert num_steps in range(200 * num_learners, 200 * num_learners + 8)
+    assert len(np.unique(np.concatenate(rows), axis=0)) == sum(map(len, rows)) == num_steps
+    states = of_learners(algo, weights_of)
     for state in states[1:]:
         for name, value in states[0].items():
             np.testing.assert_array_equal(value, state[name])
+    kernels = of_learners(algo, lambda learner: (learner._kernel.native is not None, learner._kernel.reason))
+    assert kernels == [(True, None)] if num_learners == 1 else [(False, "several learners share each update")] * 2
+    used = engine_used(algo)
+    assert (used.engine, used.is_settled) == ("kernel" if num_learners == 1 else "torch", True)
     algo.stop()
+
+
+@pytest.mark.slow
+def test_two_learners_end_where_rllibs_two_do(four_cpus: None) -> None:
+    learners = {"num_learners": 2, "num_cpus_per_learner": 1}
+    ours, rllibs = (algorithm_for("CartPole-v1", engine=engine, learners=learners) for engine in ("auto", "rllib"))
+    rllibs.learner_group.set_state(ours.learner_group.get_state())
+    first = of_learners(ours, weights_of)[0]
+    acting = SimpleNamespace(module={DEFAULT_MODULE_ID: ours.env_runner.module})
+    fragments = [sampled(acting, seed=seed) for seed in range(2)]
+    how = {"num_epochs": 2, "minibatch_size": 32, "num_total_minibatches": 8, "timesteps": TIMESTEPS}
+    batches = dict(of_learners(ours, partial(batch_of, fragments=fragments)))
+    of_learners(ours, partial(learn, how=how, data=[{"episodes": [fragment]} for fragment in fragments]))
+    of_learners(rllibs, partial(learn, how=how, data=[{"batch": batches[rank]} for rank in range(2)]))
+    mine, theirs = of_learners(ours, weights_of), of_learners(rllibs, weights_of)
+    assert len(mine) == len(theirs) == 2
+    for state in (mine[1], *theirs):
+        for name, value in mine[0].items():
+            np.testing.assert_allclose(value, state[name], rtol=0, atol=1e-5, err_msg=name)
+    assert max(np.abs(value - first[name]).max() for name, value in mine[0].items()) > 1e-3
+    for algo in (ours, rllibs):
+        algo.stop()
+
+
+def batch_of(learner: Any, *, fragments: list[Any]) -> tuple[int, Any]:
+    rank = torch.distributed.get_rank()
+    return rank, for_rllib(learner, fragments[rank])
+
+
+def learn(learner: Any, *, how: dict[str, Any], data: list[dict[str, Any]]) -> None:
+    """Each of several learners from its own part."""
+    learner.update(**data[torch.distributed.get_rank()], **how, shuffle_batch_per_epoch=False)
