@@ -132,6 +132,19 @@ def test_resume_goes_on_with_iterations_steps_and_attempts(tmp_path):
     assert np.all(np.diff([line["env_steps"] for line in lines]) >= 256)
 
 
+def test_time_counts_saving_and_evaluating_and_goes_on_when_resumed(tmp_path):
+    every = {"checkpoint": {"every": 1}}
+    run = train(project("CartPole-v1", tmp_path, stop={"iterations": 3}, **every), runs_dir=tmp_path)
+    lines = run.metrics()
+    steps = np.diff([0, *(line["env_steps"] for line in lines)])
+    iterations_s = sum(steps[1:] / [line["env_steps_per_s"] for line in lines[1:]])
+    assert lines[2]["time_s"] - lines[0]["time_s"] > iterations_s + 0.01
+    longer = project("CartPole-v1", tmp_path, stop={"time": lines[2]["time_s"] + 0.001}, **every)
+    resumed = train(longer, resume=run)
+    assert resumed.info["reason"].startswith("time reached")
+    assert len(resumed.metrics()) == 4, "the time of the first attempt counts"
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path):
     first = train(project("CartPole-v1", tmp_path, seed=3), runs_dir=tmp_path / "a")
     second = train(project("CartPole-v1", tmp_path, seed=3), runs_dir=tmp_path / "b")
