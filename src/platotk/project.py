@@ -43,11 +43,10 @@ from .project_fields import (
     section,
     whole,
 )
+from .project_file import FILE_NAME, find_project_file
 from .project_guard import Guard
 from .project_tune import Tune
 from .project_units import Units
-
-FILE_NAME = "plato.yaml"
 
 
 class Project(Section):
@@ -162,16 +161,7 @@ class Project(Section):
         Raises:
             ProjectError: There is none.
         """
-        start = Path(start or ".").resolve()
-        for directory in (start, *start.parents):
-            if (directory / FILE_NAME).is_file():
-                return directory / FILE_NAME
-            if (directory / "plato.yml").is_file():
-                raise ProjectError(
-                    f"{directory / 'plato.yml'}: the project file is called {FILE_NAME}",
-                    hint=f"Rename it: mv plato.yml {FILE_NAME}",
-                )
-        raise ProjectError(f"no {FILE_NAME} in {start} or above it", hint="Start a project with: plato init")
+        return find_project_file(start)
 
     @classmethod
     def load(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from .agents.guard_data import require_whole
+from .agents.guard_whole import require_whole
 from .project_dump import plain
 from .project_fields import Count, Number, Seconds, Section, Words, number, section
 

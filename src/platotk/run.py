@@ -19,13 +19,15 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import journal
 from .errors import PlatoError, ProjectError, RunNotFoundError
 from .formats import finite
 from .process_lock import hold, is_gone, this_process
-from .project import Project
+
+if TYPE_CHECKING:
+    from .project import Project
 
 PACKAGES = ("platotk", "ray", "torch", "gymnasium", "numpy")
 BROKEN = "broken"
@@ -110,6 +112,8 @@ class Run:
         if self._project is not None:
             return self._project
         root = Path(self.info.get("root") or self.path)
+        from .project import Project  # here: whoever only looks for runs and agents opens no project
+
         return Project.load(self.path / "plato.yaml", root=root if root.is_dir() else self.path)
 
     @project.setter

@@ -6,6 +6,8 @@ import base64
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -340,6 +342,22 @@ def _takes_connections(place: SplitResult) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_looking_for_the_agent_of_a_project_does_not_open_the_project(tmp_path: Path) -> None:
+    (tmp_path / "plato.yaml").write_text("sim: CartPole-v1\n")
+    agent = write_agent(tmp_path / "runs" / "night" / "agent", TANK)
+    (agent.parent / "run.json").write_text("{}")
+    script = (
+        "import sys\nfrom platotk.agents import server\nfrom platotk.cli import app\n"
+        "def serve(folder, **options):\n"
+        "    server.Agent.load(folder)\n"
+        "    print(folder, [name for name in ('platotk.project', 'yaml', 'ray', 'torch') if name in sys.modules])\n"
+        "server.serve = serve\n"
+        "app(['serve', '--controllers'], standalone_mode=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == f"{agent} []"
 
 
 def test_a_taken_port_is_said_so(counter: Path) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 from ..errors import ProjectError
 from ..spaces.leaves import did_you_mean, short
 from .guard_rules import TESTS
+from .guard_whole import OUTCOMES, require_whole
 
-OUTCOMES = ("hold", "fallback")
-_INPUTS = ("on_stale", "on_missing", "on_out_of_range")
 Check = Callable[[Any], str | None]
 
 
@@ -45,30 +44,6 @@ def require_guard(data: Any, where: Callable[[str], str]) -> None:
         require_whole(data)
     except ValueError as error:
         raise ProjectError(f"{where('guard')}: {error}") from None
-
-
-def require_whole(data: Mapping[str, Any]) -> None:
-    """Refuse keys that need others.
-
-    Raises:
-        ValueError: What is missing.
-    """
-    outcomes = [(key, data.get(key)) for key in _INPUTS]
-    outcomes += [(f"forbid[{index}].then", rule["then"]) for index, rule in enumerate(data.get("forbid", []))]
-    holding = [key for key, outcome in outcomes if outcome == "hold"]
-    falling = [key for key, outcome in outcomes if outcome == "fallback"]
-    if data.get("fallback") is None and falling:
-        raise ValueError(f"{falling[0]} is fallback, and there is none; say fallback: {{valve: 0.0}}")
-    if data.get("fallback") is None and holding:
-        raise ValueError(
-            f"{holding[0]} is hold, and at the first step there is nothing to hold; say fallback: {{valve: 0.0}}"
-        )
-    if (data.get("stale_s") is None) != (data.get("on_stale") is None):
-        raise ValueError("stale_s and on_stale belong together; give both or neither")
-    if data.get("max_holds") is not None and not set(holding) & set(_INPUTS):
-        raise ValueError("max_holds counts inputs that were held, and none is: say on_missing: hold")
-    if data.get("step_s") is None and any(one.get("per_second") is not None for one in data.get("slew", {}).values()):
-        raise ValueError("slew has per_second, so step_s must say how long a step of the sim lasts")
 
 
 def _require_rule(rule: Any, key: str, where: Callable[[str], str]) -> None:

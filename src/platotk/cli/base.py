@@ -160,10 +160,10 @@ def load_project(path: Path | None, overrides: list[str] | None) -> Project:
 
 def find_runs_dir(path: Path | None) -> Path:
     """Where the project's runs are: beside the nearest plato.yaml, or here when there is none."""
-    from ..project import Project
+    from ..project_file import find_project_file
 
     try:
-        root = Project.find(path).parent
+        root = find_project_file(path).parent
     except ProjectError:
         root = path or Path()
     return root / "runs"
@@ -171,10 +171,10 @@ def find_runs_dir(path: Path | None) -> Path:
 
 def controllers_root(path: Path | None) -> Path:
     """Where controllers are looked for first: in the project that is named or found from here, or else here."""
-    from ..project import Project
+    from ..project_file import find_project_file
 
     try:
-        return Project.find(path).parent
+        return find_project_file(path).parent
     except ProjectError:
         return (path or Path()).resolve()
 
