@@ -88,10 +88,11 @@ def build(
     model: Any = None,
     module: Any = None,
     path: str = "torch",
+    num_gpus: int = 0,
     **given: Any,
 ) -> Any:
     """A learner of one of the two kinds; the same seed, so the same first weights."""
-    config = PPOConfig().debugging(seed=5).learners(learner_class=kind)
+    config = PPOConfig().debugging(seed=5).learners(learner_class=kind, num_gpus_per_learner=num_gpus)
     plan.apply(plan.EnginePlan(path), config)
     config.learners(learner_class=kind)
     config.training(**{"lr": 3e-3, "num_epochs": 3, "grad_clip": 0.5, "grad_clip_by": "global_norm", **given})

@@ -45,9 +45,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(kind: type, name: str, action: str, *, observation: Any = VECTOR, **given: Any) -> Any:
+def build(kind: type, name: str, action: str, *, observation: Any = VECTOR, num_gpus: int = 0, **given: Any) -> Any:
     """A learner of one of the two kinds; the same seed, so the same first weights."""
-    config = KINDS[name][0]().debugging(seed=5).learners(learner_class=kind)
+    config = KINDS[name][0]().debugging(seed=5).learners(learner_class=kind, num_gpus_per_learner=num_gpus)
     rates = {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha_lr": 3e-3} if name == "SAC" else {"lr": 3e-3}
     config.training(**{**rates, "gamma": 0.9, **given})
     config.rl_module(model_config=MODEL)
