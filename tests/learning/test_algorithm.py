@@ -96,3 +96,56 @@ def test_a_function_that_gives_something_else_is_refused() -> None:
             adapt(gymnasium.make("CartPole-v1").observation_space, gymnasium.make("CartPole-v1").action_space),
             sim_spec(Project(sim="CartPole-v1")),
         )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"training": {"lr": "fast"}}, r"Project\(training.lr\): lr is 'fast'; expected a number of 0 or more"),
+        ({"training": {"lr": -1}}, "lr is -1; expected a number of 0 or more"),
+        ({"training": {"lr": [[0, 1e-3], [1e5, -1]]}}, "lr is .*; expected .* or a list of"),
+        ({"training": {"gamma": 2.0}}, "gamma is 2.0; expected a number from 0 to 1"),
+        ({"training": {"clip_param": 0}}, "clip_param is 0; expected a number above 0"),
+        ({"training": {"num_epochs": 2.5}}, "num_epochs is 2.5; expected a whole number of 1 or more"),
+        ({"training": {"minibatch_size": 9000}}, r"Project\(training.minibatch_size\): RLlib refuses .*\(4096\)"),
+        ({"env_runners": {"rollout_fragment_length": "many"}}, "expected a whole number of 1 or more, or auto"),
+        ({"algorithm": "SAC", "training": {"lr": 1e-3}}, r"Project\(training.lr\): RLlib refuses training.lr"),
+        ({"algorithm": "BC"}, "BC learns from recorded episodes, and offline_data names none"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_training(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProjectError, match=message) as caught:
+        config_of(**fields)
+    assert "_validate_config" not in str(caught.value)
+
+
+def test_values_that_may_be_are_left_alone() -> None:
+    config_of(
+        training={
+            "lr": [[0, 1e-3], [1e5, 1e-4]],
+            "vf_clip_param": float("inf"),
+            "grad_clip": None,
+            "gamma": 1,
+            "lambda_": 0.0,
+            "num_epochs": 3.0,
+        },
+        env_runners={"rollout_fragment_length": "auto"},
+    )
+    config_of(algorithm="DQN", training={"n_step": [1, 5]})
+
+
+@pytest.mark.parametrize("name", ["BC", "MARWIL", "CQL", "IQL"])
+def test_what_learns_from_recorded_episodes_is_valid_by_name(name: str) -> None:
+    project = Project(sim="Pendulum-v1", algorithm=name, offline_data={"input_": ["episodes"]})
+    sim = gymnasium.make("Pendulum-v1")
+    config = build_config(project, adapt(sim.observation_space, sim.action_space, algorithm=name), sim_spec(project))
+    assert config.dataset_num_iters_per_learner == 1
+    assert config.input_ == ["episodes"]
+
+
+def test_an_algorithm_without_its_modules_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.delitem(__import__("sys").modules, "ray.rllib.algorithms.dreamerv3", raising=False)
+    with pytest.raises(ProjectError, match="DreamerV3 needs the module 'PIL', which is not installed") as caught:
+        config_of(algorithm="DreamerV3")
+    assert "pip install pillow" in str(caught.value.hint)

@@ -20,54 +20,16 @@ from ..project import Project
 from ..project_fields import SECTIONS
 from ..sims.loading import SimSpec, load_attribute
 from ..spaces import Adapter
-from . import replay_size
+from . import replay_size, section_values
 from .cluster import has_images, quiet_rllib
+from .defaults import MODEL_DEFAULTS, OFF_POLICY_MODEL, TRAINING_DEFAULTS
 from .engine import plan as engine
 from .failures import keep_reason
+from .section_values import OFFLINE
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-
-OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
-
-# What differs from RLlib's own defaults, and why.
-TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
-    # RLlib's PPO: lr 5e-5, 30 epochs, and a value loss cut off at 10, which stops learning of any return larger than
-    # about 3. These are the settings of the PPO paper (arXiv 1707.06347) and of its best-known implementations.
-    "PPO": {
-        "lr": 3e-4,
-        "train_batch_size_per_learner": 4096,
-        "minibatch_size": 128,
-        "num_epochs": 10,
-        "lambda_": 0.95,
-        "clip_param": 0.2,
-        "vf_clip_param": float("inf"),
-        "vf_loss_coeff": 0.5,
-        "entropy_coeff": 0.0,
-        "grad_clip": 0.5,
-        "grad_clip_by": "global_norm",
-    },
-    "APPO": {"lr": 3e-4, "grad_clip": 0.5, "grad_clip_by": "global_norm"},
-    "IMPALA": {"lr": 3e-4, "grad_clip": 40.0},
-    # One learning rate for all three, as in the SAC paper (arXiv 1812.05905, table 1).
-    "SAC": {
-        "actor_lr": 3e-4,
-        "critic_lr": 3e-4,
-        "alpha_lr": 3e-4,
-        "lr": None,
-        "train_batch_size_per_learner": 256,
-        "num_steps_sampled_before_learning_starts": 1000,
-    },
-    "DQN": {"lr": 5e-4, "train_batch_size_per_learner": 64, "num_steps_sampled_before_learning_starts": 1000},
-    "BC": {"lr": 1e-3},
-}
-MODEL_DEFAULTS: dict[str, Any] = {
-    "fcnet_hiddens": [64, 64],
-    "fcnet_activation": "tanh",
-    "vf_share_layers": False,
-}
-OFF_POLICY_MODEL: dict[str, Any] = {"fcnet_hiddens": [256, 256], "fcnet_activation": "relu"}
 NUM_ENVS = 8
 MIN_FILTERED_STEPS = 1000
 
@@ -129,9 +91,36 @@ def build_config(
         num_cpus: CPUs of the Ray cluster, for `num_env_runners: auto`.
 
     Raises:
-        ProjectError: An unknown algorithm or key, with file:line and the nearest known one.
+        ProjectError: An unknown algorithm or key, with file:line and the nearest known one; a value that cannot be.
     """
-    settings = settings or SimSettings()
+    config = sectioned_config(project, adapter, spec, settings or SimSettings(), num_cpus)
+    name = algorithm_name(config)
+    if name in OFFLINE and config.input_ == "sampler":
+        what = section_values.NO_DATA.format(name=name)
+        raise ProjectError(f"{project.where('algorithm')}: {what}.", hint=section_values.DATA_CURE)
+    if wrong := section_values.refused(config, _sections(project)):
+        raise ProjectError(f"{project.where(wrong[0])}: {wrong[1]}", hint="Correct it, and try: plato check")
+    replay_note = None
+    if name in ("SAC", "DQN"):
+        spaces = adapter.encoded_observation_space, adapter.encoded_action_space
+        replay_note = replay_size.fit(project, config, *spaces)
+    engine.apply(engine.plan(project, adapter, config), config)
+    if replay_note is not None:
+        said = engine.chosen_for(config)
+        said["note"] = "; ".join(filter(None, [said["note"], replay_note]))
+    return config
+
+
+def sectioned_config(
+    project: Project, adapter: Adapter, spec: SimSpec, settings: SimSettings, num_cpus: float | None = None
+) -> AlgorithmConfig:
+    """The config with the project's sections and the sims, before RLlib and the engine have looked at it.
+
+    Raises:
+        ProjectError: As `build_config`, but for what RLlib says of the whole.
+    """
+    for key, message in section_values.out_of_range(_sections(project)):
+        raise ProjectError(f"{project.where(key)}: {message}.", hint="See all findings with: plato check")
     own_config = project.algorithm is not None and not _is_name(project.algorithm)
     config = _user_config(project) if own_config else _default_config(project, adapter)
     name = algorithm_name(config)
@@ -144,15 +133,11 @@ def build_config(
         _apply(project, config, section, values)
     _add_sims(project, config, adapter, spec, settings, name)
     _bound_waiting(config, settings)
-    replay_note = None
-    if name in ("SAC", "DQN"):
-        spaces = adapter.encoded_observation_space, adapter.encoded_action_space
-        replay_note = replay_size.fit(project, config, *spaces)
-    engine.apply(engine.plan(project, adapter, config), config)
-    if replay_note is not None:
-        said = engine.chosen_for(config)
-        said["note"] = "; ".join(filter(None, [said["note"], replay_note]))
     return config
+
+
+def _sections(project: Project) -> dict[str, dict[str, Any]]:
+    return {section: dict(getattr(project, section, None) or {}) for section in SECTIONS}
 
 
 def section_keys(config: AlgorithmConfig, section: str) -> set[str]:
@@ -212,7 +197,16 @@ def _user_config(project: Project) -> AlgorithmConfig:
 
 def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
     name, _ = choose_algorithm(project)
-    config = default_config(name)
+    try:
+        config = default_config(name)
+    except ImportError as error:
+        raise ProjectError(
+            f"{project.where('algorithm')}: RLlib's {name} needs the module {error.name!r}, which is not installed.",
+            hint=f"Install it (pip install {'pillow' if error.name == 'PIL' else error.name}), or say algorithm: PPO",
+        ) from None
+    if name in OFFLINE and not (project.learners or {}).get("num_learners"):
+        # RLlib has none for a learner in this process, and then refuses to begin.
+        config.offline_data(dataset_num_iters_per_learner=1)
     config.training(**TRAINING_DEFAULTS.get(name, {}))
     model = (project.rl_module or {}).get("model_config")
     if name == "DQN" and isinstance(model, dict) and model.get("use_lstm"):

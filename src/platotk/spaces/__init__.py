@@ -5,13 +5,14 @@ Given a sim's observation and action space, `adapt` decides how each leaf is lea
 numpy and gymnasium.spaces alone.
 """
 
-from platotk.spaces.adapter import ALGORITHMS, Adapter, adapt, fitting, refusal
+from platotk.spaces.adapter import ALGORITHMS, CHOOSY, Adapter, adapt, fitting, refusal
 from platotk.spaces.columns import columns_of, from_json_batch, rows_of, to_json_batch
 from platotk.spaces.description import space_from_json, space_to_json
 from platotk.spaces.values import from_json, to_json
 
 __all__ = [
     "ALGORITHMS",
+    "CHOOSY",
     "Adapter",
     "adapt",
     "columns_of",

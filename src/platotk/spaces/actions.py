@@ -70,7 +70,8 @@ class Decoding:
             raise SimError("action: the space has no elements, there is nothing to decide.")
         self.nvec = self._fit(algorithm, boxes)
         self.is_joint = len(self.nvec) < len(self.sizes)
-        self._is_squashed = algorithm == "SAC" or not any(needs_scale(leaf) for leaf in boxes.values())
+        is_bounded = algorithm in ("SAC", "CQL")  # their policies give [-1, 1] and nothing else
+        self._is_squashed = is_bounded or not any(needs_scale(leaf) for leaf in boxes.values())
         self._columns: list[tuple[Choices | Continuous, slice]] = []
         at_choice = at_number = 0
         for path, leaf in found:
@@ -79,7 +80,11 @@ class Decoding:
                 at_choice += len(chosen[path].nvec)
             else:
                 numbers = Continuous(
-                    leaf, path, scales.get(path), squashed=self._is_squashed, required=algorithm == "SAC"
+                    leaf,
+                    path,
+                    scales.get(path),
+                    squashed=self._is_squashed,
+                    needed_by=algorithm if is_bounded else None,
                 )
                 self._columns.append((numbers, slice(at_number, at_number + numbers.size)))
                 at_number += numbers.size
@@ -151,6 +156,12 @@ class Decoding:
                     f"SAC cannot learn this action space: {self._mixture()}; "
                     "it takes either continuous numbers, or one choice.",
                     hint=f"Use `algorithm: PPO`{joint}.",
+                )
+        elif algorithm in ("CQL", "IQL"):
+            if self.sizes:
+                raise SimError(
+                    f"{algorithm} cannot learn this action space: {self._mixture()}; it takes continuous numbers only.",
+                    hint="Use `algorithm: MARWIL` or BC for recorded episodes, PPO otherwise.",
                 )
         elif algorithm == "DQN":
             if self.num_continuous:

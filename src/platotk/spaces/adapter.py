@@ -25,6 +25,8 @@ from platotk.spaces.masks import Masks, mask_size
 from platotk.spaces.observations import Encoding
 
 ALGORITHMS = ("PPO", "APPO", "IMPALA", "BC", "MARWIL", "SAC", "DQN")
+CHOOSY = ("SAC", "DQN", "CQL", "IQL")
+"""Algorithms that do not take every action space."""
 MASK_KEY = "action_mask"
 
 Encoded = Array | dict[str, Array]
@@ -44,7 +46,7 @@ def adapt(
     Args:
         observation_space: Any Gymnasium space but Graph and Sequence.
         action_space: Any but Graph, Sequence and OneOf.
-        algorithm: RLlib's name; SAC and DQN do not take every action space. Other names count as PPO.
+        algorithm: RLlib's name; SAC, DQN, CQL and IQL do not take every action space. Other names count as PPO.
         action_scale: How far an action without a bound reaches: one number, or one by leaf path `a.b[0]`.
         action_mask: "info", or a top-level key of the observation; None finds a key `action_mask` by itself.
         frame_stack: How many of the last observations the network sees.

@@ -31,13 +31,13 @@ class Continuous:
 
     kind = 0
 
-    def __init__(self, space: Space, path: str, scale: float | None, *, squashed: bool, required: bool) -> None:
+    def __init__(self, space: Space, path: str, scale: float | None, *, squashed: bool, needed_by: str | None) -> None:
         """Plan the mapping.
 
-        `squashed`: the policy gives [-1, 1]; `required`: every element needs two bounds or a scale.
+        `squashed`: the policy gives [-1, 1]; `needed_by`: the algorithm that needs two bounds or a scale.
 
         Raises:
-            SimError: `required`, and an element has neither two bounds nor a scale.
+            SimError: `needed_by`, and an element has neither two bounds nor a scale.
         """
         if not isinstance(space, spaces.Box):
             raise SimError(f"{label('action', path)}: {describe_space(space)} is not continuous.")
@@ -48,10 +48,10 @@ class Continuous:
         self.size = int(space.low.size)
         self.squashed = squashed
         below, above = (side.reshape(-1) for side in _bounded(space))
-        if required and scale is None and not (below & above).all():
+        if needed_by and scale is None and not (below & above).all():
             key = path or "action"
             raise SimError(
-                f"{self.label}: SAC needs bounded actions, and {describe_space(space)} is not bounded.",
+                f"{self.label}: {needed_by} needs bounded actions, and {describe_space(space)} is not bounded.",
                 hint=f'Write `action_scale: {{"{key}": 1.0}}` into plato.yaml (how far an action reaches), '
                 "or use `algorithm: PPO`.",
             )

@@ -113,7 +113,10 @@ LEFT_TO_RLLIB: dict[str, tuple[dict[str, Any], str]] = {
     "own learner connector": ({"learners": {"learner_connector": connector}}, "learner_connector of its own"),
     "sampled episodes": ({"algorithm": own(callbacks={"on_sample_end": lambda **_: None})}, "on_sample_end"),
     "sampled episodes, class": ({"algorithm": own(callbacks={"callbacks_class": LooksAtSamples})}, "on_sample_end"),
-    "recorded": ({"algorithm": own(offline_data={"output": "/tmp/there"})}, "recorded"),
+    "recorded": (
+        {"algorithm": own(offline_data={"output": "/tmp/there"}, env_runners={"batch_mode": "complete_episodes"})},
+        "recorded",
+    ),
     "no critic": ({"training": {"use_critic": False}}, "use_critic"),
     "compiled": ({"algorithm": own(framework={"torch_compile_learner": True})}, "torch_compile_learner"),
     "evaluation": ({"evaluation": {"custom_evaluation_function": lambda *_: None}}, "custom_evaluation_function"),

@@ -388,7 +388,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "rllib-algorithm",
         "error",
-        "RLlib has no such algorithm, or the project's own function fails.",
+        "RLlib has no such algorithm, it needs a module that is missing, or the project's own function fails.",
         "algorithm: PPO",
     ),
     (
@@ -397,7 +397,12 @@ CHECKS: dict[str, Check] = _catalogue(
         "A key in a section that RLlib's method of that name does not take.",
         "training: {lr: 3e-4}",
     ),
-    ("rllib-value", "error", "RLlib refuses a value.", "training: {lr: 3e-4}"),
+    (
+        "rllib-value",
+        "error",
+        "A value that cannot be, that RLlib refuses, or that is missing: BC, MARWIL, CQL and IQL need `offline_data`.",
+        "training: {lr: 3e-4}",
+    ),
     ("not-finished", "note", "Some checks were left out because the sim was too slow or had failed.", None),
     ("mapping", "note", "How observations and actions are learned from, leaf by leaf.", None),
 )

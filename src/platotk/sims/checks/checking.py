@@ -51,20 +51,24 @@ def check(project: Project, *, time_limit_s: float = 60.0, probe_steps: int | No
     try:
         request = _request(project, spec, time_limit_s, probe_steps)
         limits_s = min(project.step_timeout_s, time_limit_s / 4), time_limit_s / 2
-        findings = _check_sim(request, deadline, limits_s)
+        findings, misfits = _check_sim(request, deadline, limits_s)
         findings += check_resources(project)
         findings += rllib.findings()
+        if rllib.algorithm in misfits:
+            findings.append(Finding(**misfits[rllib.algorithm]))
     finally:
         rllib.close()
     return ordered(findings)
 
 
 def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: int | None) -> Request:
-    algorithm = project.algorithm
+    algorithm = project.algorithm or "PPO"
+    is_named = isinstance(algorithm, str) and ":" not in algorithm
     limit = project.max_episode_steps
     return Request(
         spec=spec,
-        algorithm=algorithm if isinstance(algorithm, str) and ":" not in algorithm else "PPO",
+        algorithm=algorithm if is_named else "PPO",
+        is_named=is_named,
         action_scale=project.action_scale,
         action_mask=project.action_mask,
         frame_stack=project.frame_stack,
@@ -80,8 +84,15 @@ def _request(project: Project, spec: SimSpec, time_limit_s: float, probe_steps: 
     )
 
 
-def _check_sim(request: Request, deadline: float, limits_s: tuple[float, float]) -> list[Finding]:
-    """Run workers until one ends whole, each without the phase in which the one before hung or died."""
+def _check_sim(
+    request: Request, deadline: float, limits_s: tuple[float, float]
+) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
+    """Run workers until one ends whole, each without the phase in which the one before hung or died.
+
+    Returns:
+        The findings, and those that there would be if the algorithm were another one, by its name.
+    """
+    misfits: dict[str, dict[str, Any]] = {}
     fates: set[tuple[str, str | None]] = set()
     findings: list[Finding] = []
     payload, refusal = _pickled(request)
@@ -94,6 +105,7 @@ def _check_sim(request: Request, deadline: float, limits_s: tuple[float, float])
         outcome = watch(request, payload, deadline=deadline, limits_s=limits_s)
         findings += [Finding(**fields) for fields in outcome.findings]
         measured = outcome.measured or measured
+        misfits = outcome.misfits or misfits
         if outcome.num_printed:
             num_printed += outcome.num_printed
             num_calls += max(1, outcome.measured.get("num_steps", 0) or outcome.progress.step)
@@ -114,7 +126,7 @@ def _check_sim(request: Request, deadline: float, limits_s: tuple[float, float])
     findings += _about_speed(measured)
     if left_out:
         findings.append(finding("not-finished", f"left out: {', '.join(dict.fromkeys(left_out))}"))
-    return findings
+    return findings, misfits
 
 
 def _pickled(request: Request) -> tuple[bytes | None, str | None]:

@@ -17,11 +17,12 @@ from gymnasium import spaces as gym_spaces
 from ...agents.guards import Guards
 from ...agents.units import checked_units
 from ...errors import PlatoError, ProjectError, SimError
-from ...spaces import adapt, fitting
+from ...spaces import CHOOSY, adapt, fitting, refusal
 from ...spaces.leaves import label, under_index, under_key
 from ..importing import HIDING, module_names
 from ..loading import load_attribute
 from ..vectorised import Vectorised
+from .findings import Finding, finding
 from .fitting import check_replay
 from .places import Places
 from .trial import Trial, takes_argument
@@ -122,6 +123,8 @@ def api(trial: Trial) -> None:
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
         check_replay(trial)
+        if not trial.request.is_named and trial.adapter is not None:
+            _tell_misfits(trial)
         _check_vectorised(trial)
         _check_guard(trial)
         _check_units(trial)
@@ -298,7 +301,7 @@ def _adapt(trial: Trial) -> None:
     except ProjectError as error:
         trial.found("project-setting", error.message, cure=error.hint)
     except SimError as error:
-        _report_refusal(trial, error)
+        trial.report(_refusal_finding(trial, request.algorithm, error))
     for name in fitting(*spaces, action_scale=request.action_scale)[:1]:
         try:
             trial.adapter = adapt(*spaces, algorithm=name, action_scale=request.action_scale)
@@ -306,16 +309,24 @@ def _adapt(trial: Trial) -> None:
             return
 
 
-def _report_refusal(trial: Trial, error: SimError) -> None:
+def _tell_misfits(trial: Trial) -> None:
+    """What to report if the project's own function, which is called elsewhere, configures one of the choosy ones."""
+    sim, scale = trial.sim, trial.request.action_scale
+    spaces = (sim.observation_space, sim.action_space)
+    refusals = {name: refusal(*spaces, name, action_scale=scale) for name in CHOOSY}
+    told = {name: _refusal_finding(trial, name, error).to_dict() for name, error in refusals.items() if error}
+    trial.tell({"misfits": told})
+
+
+def _refusal_finding(trial: Trial, algorithm: str, error: SimError) -> Finding:
     sim, request = trial.sim, trial.request
     fits = fitting(sim.observation_space, sim.action_space, action_scale=request.action_scale)
     name = "observation_space" if error.message.startswith("observation") else "action_space"
     where = trial.places.attribute(name)
-    if fits:
-        cure = f"algorithm: {fits[0]}" + (f"   # or {', '.join(fits[1:])}" if fits[1:] else "")
-        if error.hint:
-            cure = f"{cure}\n{error.hint}"
-        message = f"{request.algorithm} cannot learn from these spaces: {error.message}"
-        trial.found("algorithm-misfit", message, where=where, cure=cure)
-    else:
-        trial.found("spaces-not-learnable", error.message, where=where, cure=error.hint)
+    if not fits:
+        return finding("spaces-not-learnable", error.message, where=where, cure=error.hint)
+    cure = f"algorithm: {fits[0]}" + (f"   # or {', '.join(fits[1:])}" if fits[1:] else "")
+    if error.hint:
+        cure = f"{cure}\n{error.hint}"
+    message = f"{algorithm} cannot learn from these spaces: {error.message}"
+    return finding("algorithm-misfit", message, where=where, cure=cure)

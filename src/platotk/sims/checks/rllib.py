@@ -1,14 +1,17 @@
-"""Does RLlib take the project's sections: the algorithm, the keys, and for a user's own function the values.
+"""Does RLlib take the project's sections: the algorithm, the keys, the values.
 
-A named algorithm is compared with RLlib's source, at once. `algorithm: module:function` has to be called,
-which loads RLlib: that runs beside the trial of the sim, in a process of its own whose entry is `main`.
+A named algorithm is compared with RLlib's source, at once, and its well-known numbers with their ranges. Calling
+`algorithm: module:function`, and asking RLlib itself about values, loads RLlib: that runs beside the trial of the sim,
+in a process of its own whose entry is `main`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +21,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PlatoError
+from ...errors import PlatoError, ProjectError
+from ...learning import section_values
 from ...project_fields import SECTIONS
 from ..loading import did_you_mean
 from . import rllib_source
@@ -37,6 +41,10 @@ class RLlibCheck:
     Args:
         project: The project.
         deadline: When to give up, in `time.monotonic()` seconds.
+
+    Attributes:
+        algorithm: RLlib's name of what the project's own function configures, once `findings` was called; None for a
+            named algorithm.
     """
 
     def __init__(self, project: Project, deadline: float) -> None:
@@ -46,11 +54,16 @@ class RLlibCheck:
         self._process: subprocess.Popen[bytes] | None = None
         self._problems: list[Problem] = []
         self._files = contextlib.ExitStack()
+        self.algorithm: str | None = None
         if rllib_source.rllib_home() is None:
             return
-        if project.algorithm is None or (isinstance(project.algorithm, str) and ":" not in project.algorithm):
-            self._problems = list(_compare_named(project.algorithm or "PPO", self._sections))
-        else:
+        self._is_named = project.algorithm is None or (
+            isinstance(project.algorithm, str) and ":" not in project.algorithm
+        )
+        name = project.algorithm or "PPO"
+        if self._is_named:
+            self._problems = list(_compare_named(name, self._sections))
+        if not self._is_named or (not self._problems and section_values.needs_rllib(name.upper(), self._sections)):
             self._start()
 
     def findings(self) -> list[Finding]:
@@ -60,7 +73,8 @@ class RLlibCheck:
             try:
                 code = self._process.wait(timeout=max(1.0, self._deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                return [finding("not-finished", "left out: calling the project's `algorithm`, which took too long")]
+                what = "asking RLlib about the sections" if self._is_named else "calling the project's `algorithm`"
+                return [finding("not-finished", f"left out: {what}, which took too long")]
             problems = self._answered(code)
         where = self._project.where
         return [finding(one, message, where=where(key), cure=cure) for one, key, message, cure in problems]
@@ -77,7 +91,8 @@ class RLlibCheck:
         import cloudpickle
 
         try:
-            payload = cloudpickle.dumps((self._project.algorithm, self._sections, self._project.root))
+            algorithm = self._project.algorithm or "PPO"
+            payload = cloudpickle.dumps((algorithm, self._sections, self._project.root))
         except Exception as error:
             message = f"algorithm, or a section, cannot be pickled: {error}"
             self._problems = [("unpicklable", "algorithm", message, "algorithm: train:config   # by name")]
@@ -104,10 +119,13 @@ class RLlibCheck:
         self._answer.seek(0)
         text = self._answer.read().decode()
         if text:
-            return [tuple(one) for one in json.loads(text)]
+            name, problems = json.loads(text)
+            self.algorithm = None if self._is_named else name
+            return [tuple(one) for one in problems]
         self._output.seek(0)
         last = " ".join(self._output.read().decode(errors="replace").strip().splitlines()[-1:])
-        message = f"calling {self._project.algorithm} ended its process with exit code {code}: {last}"
+        what = "asking RLlib about" if self._is_named else "calling"
+        message = f"{what} {self._project.algorithm} ended its process with exit code {code}: {last}"
         return [("rllib-algorithm", "algorithm", message, None)]
 
 
@@ -124,12 +142,22 @@ def _compare_named(algorithm: str, sections: dict[str, dict[str, Any]]) -> Itera
     name = names[algorithm.lower()]
     known = {section: rllib_source.section_keywords(name, section) for section in sections}
     yield from _compare(name, sections, known, rllib_source.model_keywords())
+    if name in section_values.OFFLINE and not sections.get("offline_data", {}).get("input_"):
+        yield "rllib-value", "algorithm", section_values.NO_DATA.format(name=name), section_values.DATA_CURE
+    if name == "DreamerV3" and importlib.util.find_spec("PIL") is None:
+        message = "RLlib's DreamerV3 needs the module 'PIL', which is not installed"
+        yield "rllib-algorithm", "algorithm", message, "pip install pillow   # or algorithm: PPO"
 
 
 def _compare(
     name: str, sections: dict[str, dict[str, Any]], known: dict[str, Any], model_keys: Collection[str]
 ) -> Iterator[Problem]:
-    """Keys that are not known; a section without any known key could not be read, and is left alone."""
+    """Keys that are not known, and values that cannot be.
+
+    A section without any known key could not be read, and is left alone.
+    """
+    for key, message in section_values.out_of_range(sections):
+        yield "rllib-value", key, message, f"See AlgorithmConfig.{key.partition('.')[0]}()."
     for section, values in sections.items():
         for key, value in values.items():
             if known[section] and key not in known[section]:
@@ -161,36 +189,83 @@ def _cure(section: str, key: str, value: Any, known: Collection[str]) -> str:
     return f"{section}: {{{near}: {value}}}" if near else f"{section} takes: {', '.join(sorted(known))}"
 
 
-def examine(algorithm: Any, sections: dict[str, dict[str, Any]], root: Path) -> list[Problem]:
-    """Problems of an algorithm that is the user's function: call it, and give the config every section."""
-    from ...learning.algorithm import _user_config, section_keys
+def examine(algorithm: Any, sections: dict[str, dict[str, Any]], root: Path) -> tuple[str | None, list[Problem]]:
+    """RLlib's name of an algorithm, and its problems with the sections.
+
+    Args:
+        algorithm: A name, which was compared with the source already, or the user's function, which is called.
+        sections: The project's.
+        root: The project's directory.
+    """
+    name: str | None = None
+    problems: list[Problem] = []
+    if not isinstance(algorithm, str) or ":" in algorithm:
+        name, problems = _examine_function(algorithm, sections, root)
+        if name is None:
+            return name, problems
+    if not problems:
+        problems = _examine_whole(algorithm, sections, root)
+    return name, problems
+
+
+def _examine_function(
+    algorithm: Any, sections: dict[str, dict[str, Any]], root: Path
+) -> tuple[str | None, list[Problem]]:
+    """Call the user's function, and give the config every section."""
+    from ...learning.algorithm import _user_config, algorithm_name, section_keys
     from ...project import Project
 
     try:
         config = _user_config(Project(sim="CartPole-v1", algorithm=algorithm, _root=root))
     except PlatoError as error:
-        return [("rllib-algorithm", "algorithm", error.message, error.hint)]
+        return None, [("rllib-algorithm", "algorithm", error.message, error.hint)]
     except Exception as error:
         message = f"{algorithm} raised {type(error).__name__}: {error}"
-        return [("rllib-algorithm", "algorithm", message, None)]
+        return None, [("rllib-algorithm", "algorithm", message, None)]
     known = {section: section_keys(config, section) for section in sections}
     name = type(config).__name__.removesuffix("Config")
     problems = list(_compare(name, sections, known, rllib_source.model_keywords()))
+    left = {key for _, key, _, _ in problems} | {"rl_module.model_config"}
     for section, values in sections.items():
-        taken = {key: value for key, value in values.items() if key in known[section] and value != "auto"}
-        taken.pop("model_config", None)
+        taken = {key: value for key, value in values.items() if f"{section}.{key}" not in left and value != "auto"}
         try:
             if taken:
                 getattr(config, section)(**taken)
         except Exception as error:
             message = f"RLlib refuses {section}: {error}"
             problems.append(("rllib-value", section, message, f"See AlgorithmConfig.{section}()."))
-    return problems
+    if algorithm_name(config) in section_values.OFFLINE and config.input_ == "sampler":
+        message = section_values.NO_DATA.format(name=algorithm_name(config))
+        problems.append(("rllib-value", "algorithm", message, section_values.DATA_CURE))
+    return algorithm_name(config), problems
+
+
+def _examine_whole(algorithm: Any, sections: dict[str, dict[str, Any]], root: Path) -> list[Problem]:
+    """What RLlib has against the config that would be trained; with a sim of ours, for theirs is on trial elsewhere."""
+    from gymnasium import spaces
+
+    from ...learning.algorithm import SimSettings, sectioned_config
+    from ...learning.cluster import quiet_rllib
+    from ...project import Project
+    from ...spaces import adapt
+    from ..loading import sim_spec
+
+    quiet_rllib()
+    try:
+        project = Project(sim="CartPole-v1", algorithm=algorithm, _root=root, **sections)
+        adapter = adapt(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (1,)))
+        config = sectioned_config(project, adapter, sim_spec(project), SimSettings(), os.cpu_count())
+    except ProjectError as error:
+        placed = re.match(r"Project\(([\w.]+)\): (.*)", error.message, re.DOTALL)
+        key, message = (placed[1], placed[2]) if placed else ("algorithm", error.message)
+        return [("rllib-value", key, message, error.hint)]
+    wrong = section_values.refused(config, sections)
+    return [] if wrong is None else [("rllib-value", *wrong, f"See AlgorithmConfig.{wrong[0].partition('.')[0]}().")]
 
 
 def main() -> None:
     """Read the request from standard input, write the answer to the file descriptor given."""
     import pickle
 
-    problems = examine(*pickle.loads(sys.stdin.buffer.read()))
-    os.write(int(sys.argv[1]), json.dumps(problems, default=str).encode())
+    answer = examine(*pickle.loads(sys.stdin.buffer.read()))
+    os.write(int(sys.argv[1]), json.dumps(answer, default=str).encode())

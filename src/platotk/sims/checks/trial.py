@@ -39,6 +39,7 @@ class Request:
     Attributes:
         spec: How to make the sim.
         algorithm: RLlib's name of the algorithm that will learn.
+        is_named: Whether the project names it; otherwise its own function will say which it is.
         action_scale, action_mask, max_episode_steps: As in the project.
         guard: The project's guards as plain data, and where each of their keys stands.
         units: The same of the project's units.
@@ -62,6 +63,7 @@ class Request:
     budget_s: float
     phases: tuple[str, ...]
     last_step: int | None = None
+    is_named: bool = True
     vectorised: str | None = None
     frame_stack: int = 1
     replay: tuple[int, str, Severity] | None = None

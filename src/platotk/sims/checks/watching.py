@@ -38,6 +38,7 @@ class Outcome:
         progress: What it was doing last.
         findings: Fields of the findings.
         measured: Speed, as measured in the steps phase.
+        misfits: Fields of the finding that there would be for another algorithm, by its name.
         place: `file:line` where it hung or died, when known.
         code: Exit code, or the signal's name.
         num_printed: Bytes that the sim wrote to its output.
@@ -50,6 +51,7 @@ class Outcome:
     progress: Progress = field(default_factory=lambda: Progress(0.0, "", 0, 0))
     findings: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
+    misfits: dict[str, dict[str, Any]] = field(default_factory=dict)
     place: str | None = None
     code: str = ""
     num_printed: int = 0
@@ -258,6 +260,8 @@ def _take(outcome: Outcome, event: dict[str, Any]) -> bool:
         outcome.findings.append(event["finding"])
     elif "measured" in event:
         outcome.measured = event["measured"]
+    elif "misfits" in event:
+        outcome.misfits = event["misfits"]
     return "done" in event
 
 
