@@ -48,3 +48,10 @@ def test_one_bound_that_is_not_kept_is_enough(benchmark: SimpleNamespace, worse:
     text = benchmark.report(measured)
     assert text.count("NOT kept") == 1
     assert f"did not end on 50: {', '.join(map(str, measured['missed'])) or 'none'}." in text
+
+
+@pytest.mark.slow
+def test_the_example_as_it_is_shipped_solves_it(benchmark: SimpleNamespace, tmp_path: Path) -> None:
+    path, _ = benchmark.train(tmp_path / "run")
+    measured = benchmark.measure(path)
+    assert benchmark.is_solved(measured), measured
