@@ -55,7 +55,6 @@ def _row(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "max": max(high, default=None),
         "length": _mean(_numbers(lines, "episode_length_mean")),
         "rate": _mean(_numbers(lines, "env_steps_per_s")),
-        "failures": sum(_numbers(lines, "sim_failures")) or None,
     }
 
 
