@@ -61,7 +61,7 @@ class Project(Section):
     """Keyword arguments of the sim."""
     algorithm: Annotated[Any, WithJsonSchema({"anyOf": [CODE, {"type": "null"}]})] = None
     """Any algorithm of RLlib by name (`PPO`, `SAC`, `DQN` ...), or `module:function` that returns a whole
-    `AlgorithmConfig`. Default: chosen from the sim's spaces."""
+    `AlgorithmConfig`. Default: PPO, which takes all spaces."""
     training: Free = Field(default_factory=dict)
     """Passed word for word to `AlgorithmConfig.training(...)`: `lr`, `gamma`, `train_batch_size_per_learner`
     ..."""
