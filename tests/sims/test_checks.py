@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
 import adversarial
@@ -471,3 +473,47 @@ def test_replay_that_the_memory_cannot_hold_is_found_before_training() -> None:
     assert one.where == "Project(training.replay_buffer_config.capacity)"
     assert one.cure is not None
     assert one.cure.startswith("replay_buffer_config: {capacity: ")
+
+
+def sees(space: Any, value: Any) -> type:
+    class Sees(gymnasium.Env):  # type: ignore[type-arg]
+        observation_space = space
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.num_steps = 0
+            return value(self.np_random), {}
+
+        def step(self, action: Any) -> Any:
+            self.num_steps += 1
+            return value(self.np_random), self.np_random.random(), self.num_steps >= 20, False, {}
+
+    return Sees
+
+
+def test_what_is_too_large_for_float32_is_to_be_scaled() -> None:
+    space = gymnasium.spaces.Box(-1e300, 1e300, (2,), np.float64)
+    one = found(sees(space, lambda rng: rng.uniform(-1e300, 1e300, 2)))["observation-refused"]
+    assert "is too large for float32, in which networks learn" in one.message
+    assert one.cure is not None
+    assert one.cure.startswith("Scale it")
+
+
+@pytest.mark.parametrize(
+    ("space", "value"),
+    [
+        (gymnasium.spaces.Dict({}), {}),
+        (gymnasium.spaces.Box(0, 1, (0,)), np.zeros(0, np.float32)),
+    ],
+)
+def test_an_observation_of_nothing_is_a_warning(space: Any, value: Any) -> None:
+    one = found(sees(space, lambda rng: value))["observation-empty"]
+    assert (one.severity, "holds no number" in one.message) == ("warning", True)
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 17), (84, 84, 4, 1), (4, 84, 3)])
+def test_a_picture_that_is_flattened_is_told(shape: tuple[int, ...]) -> None:
+    space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    one = found(sees(space, lambda rng: rng.integers(0, 256, shape, np.uint8)))["picture-flattened"]
+    assert (one.severity, f"shape {shape} uint8, learned as" in one.message) == ("note", True)

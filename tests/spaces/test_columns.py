@@ -98,8 +98,13 @@ def test_too_large_for_the_network_names_the_leaf():
     space = spaces.Dict(x=box(-INF, INF, (2,), np.float64))
     adapter = adapt(space, spaces.Discrete(2))
     columns = from_json_batch(space, [{"x": [0, 1]}, {"x": [0, 1e300]}])
-    with pytest.raises(SimError, match=r"observation.x\[1\]: inf"):
+    with pytest.raises(SimError, match=r"observation.x\[1\]: 1e\+300 is too large for float32") as caught:
         adapter.encode_columns(columns, 2)
+    assert "Scale it" in str(caught.value.hint)
+    for row in ([0, 1e300], [0, float("inf")]):
+        with pytest.raises(SimError, match=r"observation.x\[1\]: (1e\+300 is too large|inf cannot)") as caught:
+            adapter.encode({"x": np.array(row)})
+        assert ("Scale it" in str(caught.value.hint)) == (row[1] == 1e300)
 
 
 LEARNED = {

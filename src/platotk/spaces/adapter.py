@@ -230,6 +230,11 @@ class Adapter:
         own = (self.observation_space, self.action_space, algorithm)
         return refusal(*own, action_scale=self.action_scale) is None
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the network sees nothing of the sim."""
+        return self._encoding.is_empty and self.mask_source is None
+
     def describe(self) -> list[str]:
         """One line per leaf: its path, its space, and how it is learned from."""
         lines = list(self._encoding.lines)

@@ -124,7 +124,7 @@ class Numbers(Leaf):
     def write(self, value: Any, out: Array, images: list[Any]) -> None:
         if type(value) is not np.ndarray or value.shape != self.shape or value.dtype.kind not in "fiub":
             value = numbers(value, self.shape, self.label)
-        if value.dtype.char == "d":
+        if value.dtype.char == "d" and out.dtype.char == "f":
             with np.errstate(over="ignore"):  # what is too large for float32 is named as such afterwards
                 value = value.astype(np.float32)
         out[self.start : self.stop] = value if value.ndim == 1 else value.reshape(-1)
@@ -311,6 +311,16 @@ def image_axes(space: spaces.Box) -> tuple[int, ...] | None:
         if shape[channel] <= MAX_CHANNELS and shape[channel] < min(sides) and min(sides) >= MIN_IMAGE_SIDE:
             return axes
     return None
+
+
+def is_flattened_picture(space: Space) -> bool:
+    """Whether a leaf looks like a picture, or several, and is learned from as plain numbers all the same."""
+    if not isinstance(space, spaces.Box) or image_axes(space) is not None or space.dtype == np.bool_:
+        return False
+    num_sides = sum(side >= MIN_IMAGE_SIDE for side in space.shape)
+    if space.dtype == np.uint8:
+        return len(space.shape) >= 2 and num_sides >= 1
+    return len(space.shape) >= 3 and num_sides >= 2
 
 
 def _each(sizes: list[int]) -> str:

@@ -7,7 +7,7 @@ bounds are let through: only what cannot be learned from (a missing key, another
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -46,6 +46,7 @@ class Encoding:
     Attributes:
         numeric: Bool (n,), the entries that a normalising filter may touch.
         images: The image leaves, in leaf order.
+        is_empty: Whether there is nothing in it to see.
         lines: One line per leaf, for people.
     """
 
@@ -63,6 +64,7 @@ class Encoding:
             leaf.flag_numeric(self.numeric)
         self.numeric.flags.writeable = False
         self.images = tuple(self._plan.images)
+        self.is_empty = not self._plan.size and not self.images
         self.lines = list(self._plan.lines)
         self._flat_shape = self._root.shape if isinstance(self._root, Numbers) and self._plan.size else None
 
@@ -73,12 +75,12 @@ class Encoding:
             if vector.shape == self._flat_shape:
                 if vector.ndim != 1:
                     vector = vector.reshape(-1)
-                self._require_finite(vector)
+                self._require_finite(vector, lambda: np.asarray(obs, np.float64).reshape(-1))
                 return vector, []
         vector = np.zeros(self.size, dtype=np.float32)
         images: list[Any] = [None] * len(self.images)
         self._root.write(obs, vector, images)
-        self._require_finite(vector)
+        self._require_finite(vector, lambda: self._exact(obs))
         return vector, images
 
     def encode_batch(self, observations: Sequence[Any]) -> tuple[Array, list[Array]]:
@@ -108,21 +110,34 @@ class Encoding:
         with np.errstate(over="ignore"):
             self._root.write_column(columns, vectors, images)
         if not np.isfinite(vectors).all():
-            self._require_finite(vectors[int(np.argmin(np.isfinite(vectors).all(axis=1)))])
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            exact = np.zeros(vectors.shape)
+            self._root.write_column(columns, exact, images)
+            self._require_finite(vectors[row], lambda: exact[row])
         return vectors, images
 
-    def _require_finite(self, vector: Array) -> None:
+    def _exact(self, obs: Any) -> Array:
+        """The vector with all digits that the sim gave."""
+        exact = np.zeros(self.size)
+        self._root.write(obs, exact, [None] * len(self.images))
+        return exact
+
+    def _require_finite(self, vector: Array, exact: Callable[[], Array]) -> None:
         is_finite = np.isfinite(vector)
         if is_finite.all():
             return
         at = int(np.argmin(is_finite))
         for leaf in self._plan.leaves:
             if leaf.start <= at < leaf.stop:
-                value = vector[at]
+                value = exact()[at]
                 where = element(leaf.label, leaf.shape, at - leaf.start)
-                what = "nan" if np.isnan(value) else f"{value} (infinite, or too large for float32)"
+                if np.isfinite(value):
+                    raise SimError(
+                        f"{where}: {value:g} is too large for float32, in which networks learn.",
+                        hint="Scale it: divide by what is large for it, or give its logarithm; the bounds likewise.",
+                    )
                 raise SimError(
-                    f"{where}: {what} cannot be learned from.",
+                    f"{where}: {value} cannot be learned from.",
                     hint="Find where the sim divides by zero or diverges, and end the episode before that.",
                 )
 

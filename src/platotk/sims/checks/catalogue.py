@@ -267,6 +267,19 @@ CHECKS: dict[str, Check] = _catalogue(
         "assert self.observation_space.contains(obs), obs   # at the end of step(), until it is quiet",
     ),
     (
+        "observation-empty",
+        "warning",
+        "There is nothing in the observation: the agent acts blindly, the same at every step.",
+        "self.observation_space = gymnasium.spaces.Box(low, high, shape=(n,))   # what the choice depends on",
+    ),
+    (
+        "picture-flattened",
+        "note",
+        "An array like a picture, learned as plain numbers: a picture has two sides of 8 or more, and at most 16 "
+        "channels, fewer than either side.",
+        "frame_stack: 4   # in plato.yaml, for pictures over time; several at once: a Dict with one for each",
+    ),
+    (
         "observation-reused",
         "warning",
         "An array that was returned earlier is changed by a later call: what was recorded changes with it.",

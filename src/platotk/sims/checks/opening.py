@@ -7,6 +7,7 @@ follow.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from ...agents.guards import Guards
 from ...agents.units import checked_units
 from ...errors import PlatoError, ProjectError, SimError
 from ...spaces import CHOOSY, adapt, fitting, refusal
-from ...spaces.leaves import label, under_index, under_key
+from ...spaces.features import is_flattened_picture
+from ...spaces.leaves import describe_space, label, under_index, under_key
 from ..importing import HIDING, module_names
 from ..loading import load_attribute
 from ..vectorised import Vectorised
@@ -122,6 +124,7 @@ def api(trial: Trial) -> None:
     if all(spaces_there):
         _check_action_bounds(trial, sim.action_space)
         _adapt(trial)
+        _check_sight(trial)
         check_replay(trial)
         if not trial.request.is_named and trial.adapter is not None:
             _tell_misfits(trial)
@@ -130,6 +133,29 @@ def api(trial: Trial) -> None:
         _check_units(trial)
     if missing or not all(spaces_there):
         raise Stop
+
+
+def _check_sight(trial: Trial) -> None:
+    """Whether there is anything to see, and whether pictures are seen as such."""
+    where = trial.places.attribute("observation_space")
+    if trial.adapter is not None and trial.adapter.is_blind:
+        trial.found("observation-empty", f"{describe_space(trial.sim.observation_space)} holds no number", where=where)
+    for path, leaf in _leaves_of(trial.sim.observation_space, "observation"):
+        if is_flattened_picture(leaf):
+            size = int(np.prod(leaf.shape))
+            message = f"{path}: shape {leaf.shape} {leaf.dtype}, learned as {size:,} plain numbers"
+            trial.found("picture-flattened", message, where=where)
+
+
+def _leaves_of(space: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(space, gym_spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from _leaves_of(child, under_key(path, key))
+    elif isinstance(space, gym_spaces.Tuple):
+        for index, child in enumerate(space.spaces):
+            yield from _leaves_of(child, under_index(path, index))
+    else:
+        yield path, space
 
 
 def _check_vectorised(trial: Trial) -> None:
@@ -265,15 +291,11 @@ def _check_reset_arguments(trial: Trial, inner: Any) -> None:
             trial.found(f"reset-{name}", message, where=where)
 
 
-def _check_action_bounds(trial: Trial, space: Any, path: str = "action") -> None:
-    if isinstance(space, gym_spaces.Dict):
-        for key, child in space.spaces.items():
-            _check_action_bounds(trial, child, under_key(path, key))
-    elif isinstance(space, gym_spaces.Tuple):
-        for index, child in enumerate(space.spaces):
-            _check_action_bounds(trial, child, under_index(path, index))
-    elif isinstance(space, gym_spaces.Box) and np.issubdtype(space.dtype, np.floating) and space.shape != (0,):
-        where = trial.places.attribute("action_space")
+def _check_action_bounds(trial: Trial, action_space: Any) -> None:
+    where = trial.places.attribute("action_space")
+    for path, space in _leaves_of(action_space, "action"):
+        if not isinstance(space, gym_spaces.Box) or not np.issubdtype(space.dtype, np.floating) or not space.low.size:
+            continue
         is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
         if not is_bounded.all() and trial.request.action_scale is None:
             message = f"{path}: {int((~is_bounded).sum())} of {is_bounded.size} elements have no bound"
