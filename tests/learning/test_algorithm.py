@@ -139,8 +139,17 @@ def test_what_learns_from_recorded_episodes_is_valid_by_name(name: str) -> None:
     project = Project(sim="Pendulum-v1", algorithm=name, offline_data={"input_": ["episodes"]})
     sim = gymnasium.make("Pendulum-v1")
     config = build_config(project, adapt(sim.observation_space, sim.action_space, algorithm=name), sim_spec(project))
-    assert config.dataset_num_iters_per_learner == 1
+    assert config.dataset_num_iters_per_learner == (100 if name == "CQL" else 1)
     assert config.input_ == ["episodes"]
+
+
+def test_one_update_an_iteration_which_cql_cannot_is_refused() -> None:
+    project = Project(
+        sim="Pendulum-v1", algorithm="CQL", offline_data={"input_": ["x"], "dataset_num_iters_per_learner": 1}
+    )
+    sim = gymnasium.make("Pendulum-v1")
+    with pytest.raises(ProjectError, match=r"RLlib's CQL fails with dataset_num_iters_per_learner: 1"):
+        build_config(project, adapt(sim.observation_space, sim.action_space, algorithm="CQL"), sim_spec(project))
 
 
 def test_an_algorithm_without_its_modules_says_which(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
         ) from None
     if name in OFFLINE and not (project.learners or {}).get("num_learners"):
         # RLlib has none for a learner in this process, and then refuses to begin.
-        config.offline_data(dataset_num_iters_per_learner=1)
+        config.offline_data(dataset_num_iters_per_learner=section_values.CQL_UPDATES if name == "CQL" else 1)
     config.training(**TRAINING_DEFAULTS.get(name, {}))
     model = (project.rl_module or {}).get("model_config")
     if name == "DQN" and isinstance(model, dict) and model.get("use_lstm"):

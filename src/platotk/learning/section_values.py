@@ -20,7 +20,9 @@ Wrong = tuple[str, str]
 OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
 """Algorithms that learn from recorded episodes."""
 NO_DATA = "{name} learns from recorded episodes, and offline_data names none"
-DATA_CURE = "offline_data: {input_: [episodes/]}   # Parquet or JSON, as RLlib's offline_data(output=...) records them"
+DATA_CURE = "offline_data: {input_: [episodes/]}   # Parquet, for one: see offline data in RLlib's documentation"
+CQL_UPDATES = 100
+"""Of one iteration: with 1, RLlib 2.60's CQL fails at its first update in this process."""
 
 
 class Range(NamedTuple):
@@ -139,4 +141,8 @@ def refused(config: Any, sections: Sections) -> Wrong | None:
         named = [f"{section}.{key}" for section, key in given if re.search(rf"\b{re.escape(key)}\b", text)]
         place = next(iter([*named, *(section for section, _ in given)]), "algorithm")
         return place, f"RLlib refuses {'the config' if place == 'algorithm' else place}: {text}"
+    kind = getattr(config.algo_class, "__name__", "")
+    if kind == "CQL" and not config.num_learners and config.dataset_num_iters_per_learner == 1:
+        place = "offline_data.dataset_num_iters_per_learner"
+        return place, f"RLlib's CQL fails with {place.partition('.')[2]}: 1; it may be 2 or more, such as {CQL_UPDATES}"
     return None
