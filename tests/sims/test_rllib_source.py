@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import textwrap
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from platotk.learning import section_values
 from platotk.project import Project
 from platotk.sims.checks import check, rllib_source
 from platotk.sims.checks.rllib import SECTIONS, RLlibCheck, examine
@@ -44,7 +44,7 @@ BY_NAME = {
     "BC": WITHOUT_DATA,
     "CQL": WITHOUT_DATA,
     "DQN": None,
-    "DreamerV3": "RLlib's {} needs the module 'PIL', which is not installed",
+    "DreamerV3": section_values.UNFIT["DreamerV3"],
     "IMPALA": None,
     "IQL": WITHOUT_DATA,
     "MARWIL": WITHOUT_DATA,
@@ -55,9 +55,7 @@ BY_NAME = {
 
 
 @pytest.mark.parametrize("name", rllib_source.algorithms())
-def test_every_name_of_the_registry_is_fine_or_says_what_it_needs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda one: None if one == "PIL" else find_spec(one))
+def test_every_name_of_the_registry_is_fine_or_says_what_it_needs(name: str) -> None:
     rllib = RLlibCheck(Project(sim="CartPole-v1", algorithm=name), time.monotonic() + 20.0)
     messages = [one.message for one in rllib.findings()]
     expected = BY_NAME[name]

@@ -197,13 +197,9 @@ def _user_config(project: Project) -> AlgorithmConfig:
 
 def _default_config(project: Project, adapter: Adapter) -> AlgorithmConfig:
     name, _ = choose_algorithm(project)
-    try:
-        config = default_config(name)
-    except ImportError as error:
-        raise ProjectError(
-            f"{project.where('algorithm')}: RLlib's {name} needs the module {error.name!r}, which is not installed.",
-            hint=f"Install it (pip install {'pillow' if error.name == 'PIL' else error.name}), or say algorithm: PPO",
-        ) from None
+    if name in section_values.UNFIT:
+        raise ProjectError(f"{project.where('algorithm')}: {section_values.UNFIT[name]}.", hint="Say algorithm: PPO")
+    config = default_config(name)
     if name in OFFLINE and not (project.learners or {}).get("num_learners"):
         # RLlib has none for a learner in this process, and then refuses to begin.
         config.offline_data(dataset_num_iters_per_learner=section_values.CQL_UPDATES if name == "CQL" else 1)

@@ -21,6 +21,10 @@ OFFLINE = ("BC", "MARWIL", "CQL", "IQL")
 """Algorithms that learn from recorded episodes."""
 NO_DATA = "{name} learns from recorded episodes, and offline_data names none"
 DATA_CURE = "offline_data: {input_: [episodes/]}   # Parquet, for one: see offline data in RLlib's documentation"
+UNFIT = {
+    "DreamerV3": "RLlib's DreamerV3 has batches and networks of its own kind, and platotk sets up neither; it needs PIL"
+}
+"""Algorithms of RLlib that cannot be trained here by name, and why."""
 CQL_UPDATES = 100
 """Of one iteration: with 1, RLlib 2.60's CQL fails at its first update in this process."""
 

@@ -401,7 +401,7 @@ CHECKS: dict[str, Check] = _catalogue(
     (
         "rllib-algorithm",
         "error",
-        "RLlib has no such algorithm, it needs a module that is missing, or the project's own function fails.",
+        "RLlib has no such algorithm, it does not fit here (DreamerV3), or the project's own function fails.",
         "algorithm: PPO",
     ),
     (

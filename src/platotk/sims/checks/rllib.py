@@ -8,7 +8,6 @@ in a process of its own whose entry is `main`.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -144,9 +143,8 @@ def _compare_named(algorithm: str, sections: dict[str, dict[str, Any]]) -> Itera
     yield from _compare(name, sections, known, rllib_source.model_keywords())
     if name in section_values.OFFLINE and not sections.get("offline_data", {}).get("input_"):
         yield "rllib-value", "algorithm", section_values.NO_DATA.format(name=name), section_values.DATA_CURE
-    if name == "DreamerV3" and importlib.util.find_spec("PIL") is None:
-        message = "RLlib's DreamerV3 needs the module 'PIL', which is not installed"
-        yield "rllib-algorithm", "algorithm", message, "pip install pillow   # or algorithm: PPO"
+    if name in section_values.UNFIT:
+        yield "rllib-algorithm", "algorithm", section_values.UNFIT[name], "algorithm: PPO"
 
 
 def _compare(
