@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..container import usable_memory
 from ..errors import ProjectError
-from .usage import usable_memory
 
 if TYPE_CHECKING:
     from ..project import Project

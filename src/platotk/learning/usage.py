@@ -10,10 +10,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..container import CGROUP, cpu_limit, memory_limit
 
 WAIT_S = 0.1
 """How long an iteration waits for the other machines' figures; a later one has them otherwise."""
@@ -23,7 +24,6 @@ JOIN_S = 10.0
 """How long the end of a training waits for Ray that is just being joined."""
 LEAST_CPU_S = 0.2
 """CPU seconds between two readings, over all CPUs: the kernel counts in hundredths."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Reading(NamedTuple):
@@ -48,7 +48,7 @@ def reading(cgroup: Path = CGROUP) -> Reading:
     """Of this machine; of this container where that has limits of its own."""
     import psutil
 
-    quota, used_s = _cpu_limit(cgroup)
+    quota, used_s = cpu_limit(cgroup)
     if quota is not None:
         cpus, busy_s, total_s = quota, used_s, quota * time.monotonic()
     else:
@@ -60,7 +60,7 @@ def reading(cgroup: Path = CGROUP) -> Reading:
         busy_s = total_s - sum(one.idle + getattr(one, "iowait", 0.0) for one in times)
         cpus = float(len(times))
     memory = psutil.virtual_memory()
-    limit, inside = _memory_limit(cgroup)
+    limit, inside = memory_limit(cgroup)
     if limit is not None and limit < memory.total:
         return Reading(cpus, busy_s, total_s, inside, limit)
     return Reading(cpus, busy_s, total_s, memory.total - memory.available, memory.total)
@@ -231,48 +231,3 @@ def _percent(part: float, whole: float) -> float | None:
 def _own_cpus() -> set[int] | None:
     """The CPUs that this process may use, by number; None where the system does not say."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-
-
-def _cpu_limit(cgroup: Path) -> tuple[float | None, float]:
-    """CPUs that this container may use at a time, and CPU seconds that it has used; None without a limit."""
-    words = _words(cgroup / "cpu.max")
-    if words and words[0] != "max":
-        used = dict(zip(*[iter(_words(cgroup / "cpu.stat"))] * 2, strict=False))
-        return int(words[0]) / int(words[1]), int(used.get("usage_usec", 0)) / 1e6
-    quota, period = _words(cgroup / "cpu/cpu.cfs_quota_us"), _words(cgroup / "cpu/cpu.cfs_period_us")
-    if quota and period and int(quota[0]) > 0:
-        return int(quota[0]) / int(period[0]), int((_words(cgroup / "cpuacct/cpuacct.usage") or ["0"])[0]) / 1e9
-    return None, 0.0
-
-
-def usable_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes of memory of this machine; of this container where that has a limit of its own."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, _ = _memory_limit(cgroup)
-    return total if limit is None else min(total, limit)
-
-
-def _memory_limit(cgroup: Path) -> tuple[int | None, int]:
-    """Bytes that this container may use, and those it uses less what the kernel would give back."""
-    places: Iterable[tuple[str, str, str, str]] = (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    )
-    for limit, usage, stat, key in places:
-        words, used = _words(cgroup / limit), _words(cgroup / usage)
-        if words and used and words[0] != "max":
-            kept = dict(zip(*[iter(_words(cgroup / stat))] * 2, strict=False))
-            return int(words[0]), max(0, int(used[0]) - int(kept.get(key, 0)))
-    return None, 0
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return []

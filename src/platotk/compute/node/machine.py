@@ -10,13 +10,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...container import usable_memory
+
 SHM = Path("/dev/shm")
 SHARE_OF_MEMORY = 0.3
 """What Ray takes too."""
 SHARE_OF_SHM = 0.9
 LEAST_BYTES = 80 * 1024**2
 """Ray refuses a store below 75 MiB."""
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,3 @@ def fit_object_store(temp: Path, *, shm: Path = SHM, memory: int | None = None) 
     if room < wanted // 4:
         note = f"{shm} has {room // 1024**2} MiB of the {wanted // 1024**2} MiB that suit this machine (shm_size)."
     return ObjectStore(max(LEAST_BYTES, min(wanted, room)), None, note)
-
-
-def usable_memory() -> int:
-    """Bytes of memory this container may use."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in CGROUP_LIMITS:
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...container import usable_memory
 from ...learning import replay_size
-from ...learning.usage import usable_memory
 from .catalogue import Severity
 from .findings import Finding, finding
 from .trial import Trial
