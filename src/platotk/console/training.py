@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlatoError
 from ..formats import duration, number, shown, sparkline
-from .people import STYLES, is_live, is_unicode, next_step, people, places, say, styled
+from .live import LiveView
+from .people import STYLES, is_unicode, next_step, places, say, styled
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,7 +24,7 @@ PLAIN_EVERY_S = 1.0
 """Where there is no terminal, and in log.txt, iterations are told at most this often."""
 
 
-class TrainingView:
+class TrainingView(LiveView):
     """Shows a training to people; call it with the training's events.
 
     On a terminal a bar to the nearest stop rule lives below the notes; elsewhere iterations are plain lines,
@@ -34,38 +35,22 @@ class TrainingView:
     """
 
     def __init__(self, run_log: Path | None = None) -> None:
-        self._people = people()
+        super().__init__()
         self._log = _Log(run_log)
-        self._live: Any = None
-        self._began = self._told_at = self._line_at = time.monotonic()
+        self._told_at = self._line_at = self._began
         self._line: dict[str, Any] | None = None
         self._untold: dict[str, Any] | None = None
         self._evaluated = ""
         self._returns: list[float] = []
-        self._doing = "Starting"
-
-    def __enter__(self) -> TrainingView:
-        if is_live(self._people):
-            from rich.live import Live
-
-            self._live = Live(get_renderable=self._picture, console=self._people, refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        super().__exit__(kind, problem, trace)
         if problem is not None:
             told = str(problem) if isinstance(problem, PlatoError) else "".join(_traceback.format_exception(problem))
             self._log.add(f"{kind.__name__ if kind else 'Error'}: {told}".rstrip())
         self._log.close()
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take in an event of the training."""
-        tell = getattr(self, f"_on_{event['event']}", None)
-        if tell is not None:
-            tell(event)
 
     def ended(self, run: Run, page: Path | None) -> None:
         """How it ended, where everything is, and what to type next."""
@@ -141,14 +126,13 @@ class TrainingView:
             self._tell(f"warning: {text}", STYLES["warning"])
 
     def _close(self) -> None:
-        """Take the live bar away; where it was, its last state stays as a plain line."""
+        """Where the bar was, its last state stays as a plain line."""
         if self._live is not None:
-            self._live.stop()
-            self._live, self._untold = None, self._line
+            self._untold = self._line
+        super()._close()
         self._tell_iteration()
 
     def _picture(self) -> RenderableType:
-        """What stands at the bottom of the terminal just now."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table

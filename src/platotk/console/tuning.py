@@ -7,11 +7,11 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..formats import duration, number, shown
-from .people import is_live, next_step, people, places, say, styled, table
+from .live import LiveView
+from .people import next_step, people, places, say, styled, table
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NUM_SHOWN = 10
 
 
-class TuningView:
+class TuningView(LiveView):
     """Shows a tuning to people; call it with the tuning's events.
 
     Args:
@@ -29,31 +29,10 @@ class TuningView:
     """
 
     def __init__(self, metric: str) -> None:
-        self._people, self._metric = people(), metric
-        self._live: Any = None
-        self._began = time.monotonic()
+        super().__init__()
+        self._metric = metric
         self._num, self._ended = 0, 0
         self._running: dict[int, Mapping[str, Any]] = {}
-        self._doing = "Starting"
-
-    def __enter__(self) -> TuningView:
-        if is_live(self._people):
-            from rich.live import Live
-
-            self._live = Live(get_renderable=self._picture, console=self._people, refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take in an event of the tuning."""
-        tell = getattr(self, f"_on_{event['event']}", None)
-        if tell is not None:
-            tell(event)
 
     def ended(self, run: Run, page: Path | None) -> None:
         """The trials, best first, where everything is, and what to type next."""
@@ -102,18 +81,12 @@ class TuningView:
         say(self._people, f"{event.get('signal') or 'out of time'}: the trials save their checkpoints")
 
     def _picture(self) -> Text:
-        """The line below."""
         at = "  ".join(
             f"{trial}: {number(line.get(self._metric))} at {number(line.get('iteration', 0))}"
             for trial, line in self._running.items()
         )
         past = duration(time.monotonic() - self._began)
         return styled(f"{self._doing} ... {past}  {self._ended} of {self._num} ended  {at}", "dim")
-
-    def _close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
 
 def trials(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
