@@ -5,7 +5,7 @@ A figure is of runs that take turns, each in a process of its own on one thread:
 iteration, seconds from the command to CartPole solved, seconds to the end of the first iteration.
 
     .venv/bin/python benchmarks/peers.py --rounds 5
-    .venv/bin/python benchmarks/peers.py --rows sb3,sac,solve --rounds 3
+    .venv/bin/python benchmarks/peers.py --rows sb3,sac,solve --rounds 2 --more
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class Beside:
     Attributes:
         who: The peer.
         title: What is done.
-        what: `ppo`, `sac`, `dqn`: steps per second. `solve`, `start`: seconds.
+        what: `ppo`, `sac`, `dqn`: steps per second. `solve`, `start`, `cold`: seconds.
         ours: The row of `throughput.py` that is the same work.
-        bound: The ratio that is aimed at: of steps per second, or of the peer's seconds to ours.
+        bound: The ratio that is aimed at: of steps per second, or of the peer's seconds to ours; None: only told.
     """
 
     who: str
     title: str
     what: str
     ours: Row
-    bound: float
+    bound: float | None
 
 
 PLAIN_DQN = {**UNIFORM, "double_q": False, "dueling": False}
@@ -85,7 +85,9 @@ BESIDE = {
     ),
     "solve": Beside("sb3", "SB3 PPO: to CartPole solved, s", "solve", ROWS["cartpole"], 1.0),
     "start": Beside("sb3", "SB3 PPO: to the end of the first iteration, s", "start", ROWS["cartpole"], 1 / 1.3),
+    "cold": Beside("sb3", "the same, our cache of compiled code empty, s", "cold", ROWS["cartpole"], None),
 }
+TIMED = ("solve", "start", "cold")
 
 
 def main() -> int:
@@ -93,6 +95,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of each row")
     parser.add_argument("--rows", default=",".join(BESIDE), help=f"some of: {', '.join(BESIDE)}")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each run trains")
+    parser.add_argument("--more", action="store_true", help="add to the pairs that were measured before")
     parser.add_argument("--no-write", action="store_true", help="print only")
     parser.add_argument("--one", metavar="ROW", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -104,7 +107,9 @@ def main() -> int:
     pythons = {who: environment(who) for who in {BESIDE[name].who for name in chosen}}
     load = os.getloadavg()[0]
     kept = {} if options.no_write or not KEPT.exists() else json.loads(KEPT.read_text("utf-8"))
-    kept |= {name: {"about": about(load), "pairs": []} for name in chosen}
+    for name in chosen:
+        before = kept.get(name, {"about": [], "pairs": []}) if options.more else {"about": [], "pairs": []}
+        kept[name] = {"about": [*before["about"], about(load)], "pairs": before["pairs"]}
     for number in range(options.rounds):
         for name in chosen:
             kept[name]["pairs"].append(in_turn(name, number, pythons[BESIDE[name].who], options.seconds))
@@ -150,7 +155,7 @@ def environment(who: str) -> str:
 def in_turn(name: str, number: int, python: str, seconds: float) -> dict[str, float]:
     """One pair of runs, who goes first alternating; `ratio` above 1 is in platotk's favour."""
     row = BESIDE[name]
-    is_timed = row.what in ("solve", "start")
+    is_timed = row.what in TIMED
     sides = {
         "platotk": lambda: timed_training(row, number) if is_timed else ours(name, seconds),
         "peer": lambda: theirs(row, python, seconds, number),
@@ -184,10 +189,11 @@ def theirs(row: Beside, python: str, seconds: float, seed: int) -> float:
         "seed": seed,
     }
     began = time.time()
-    told = _run([python, str(PROGRAMS), row.who, row.what, json.dumps(work)])
+    what = "start" if row.what == "cold" else row.what
+    told = _run([python, str(PROGRAMS), row.who, what, json.dumps(work)])
     if row.what == "solve":
         return time.time() - began
-    if row.what == "start":
+    if row.what in TIMED:
         return float(told["ended_at"] - began)
     return float(told["steps"] / statistics.median(told["durations"][NUM_LEFT_OUT:]))
 
@@ -209,19 +215,21 @@ def timed_training(row: Beside, seed: int) -> float:
         (Path(folder) / "plato.yaml").write_text(text)
         command = [str(Path(sys.executable).with_name("plato")), "train", "-C", folder, "--json"]
         began = time.time()
-        told = _run(command)
+        told = _run(command, **({"XDG_CACHE_HOME": f"{folder}/cache"} if row.what == "cold" else {}))
         seconds = time.time() - began
-        if row.what == "start":  # its journal has one line, written when the iteration ended
+        if row.what != "solve":  # its journal has one line, written when the iteration ended
             seconds = (Path(told["path"]) / "metrics.jsonl").stat().st_mtime - began
     if told["status"] != "finished":
         raise SystemExit(f"{shlex.join(command)}: {told}")
     return seconds
 
 
-def _run(command: list[str]) -> dict[str, Any]:
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+def _run(command: list[str], **environ: str) -> dict[str, Any]:
+    environ = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", **environ}
     # Not here: PufferLib leaves a link to its pictures wherever it is imported.
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=VENVS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environ}, cwd=VENVS, check=False
+    )
     if done.returncode != 0:
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
@@ -250,19 +258,24 @@ def report(kept: dict[str, dict[str, Any]]) -> str:
         "",
         f"- machine: {machine()}",
         f"- versions: {versions()}; " + ", ".join(sorted({packages[-1] for packages in PACKAGES.values()})),
-        *(f"- measured: {told}" for told in dict.fromkeys(measured["about"] for measured in kept.values())),
+        *(
+            f"- measured: {told}"
+            for told in dict.fromkeys(one for measured in kept.values() for one in measured["about"])
+        ),
         "",
         "| beside | peer | platotk | ratio | aim | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, measured in kept.items():
         runs = measured["pairs"]
-        form = "{:,.1f}" if BESIDE[name].what in ("solve", "start") else "{:,.0f}"
+        form = "{:,.1f}" if BESIDE[name].what in TIMED else "{:,.0f}"
         cells = [spread([run[side] for run in runs], form) for side in ("peer", "platotk")]
         ratios, bound = [run["ratio"] for run in runs], BESIDE[name].bound
-        verdict = "reached" if statistics.median(ratios) >= bound else "not reached"
+        aim, verdict = "-", "-"
+        if bound is not None:
+            aim, verdict = f"{bound:.2g}", "reached" if statistics.median(ratios) >= bound else "not reached"
         lines.append(
-            f"| {BESIDE[name].title} | {cells[0]} | {cells[1]} | {spread(ratios, '{:.2f}')} | {bound:.2g} | {verdict} |"
+            f"| {BESIDE[name].title} | {cells[0]} | {cells[1]} | {spread(ratios, '{:.2f}')} | {aim} | {verdict} |"
         )
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def test_the_median_of_the_ratios_decides() -> None:
         "sb3": [{"platotk": 30_000.0, "peer": 5_000.0, "ratio": ratio} for ratio in (6.0, 4.0, 5.5)],
         "solve": [{"platotk": 20.0, "peer": 15.0, "ratio": 0.75}],
     }
-    lines = report({name: {"about": "today", "pairs": runs} for name, runs in pairs.items()}).splitlines()
+    lines = report({name: {"about": ["today"], "pairs": runs} for name, runs in pairs.items()}).splitlines()
     assert lines.count("- measured: today") == 1
     assert any("5.50 (4.00 to 6.00) | 5 | reached |" in line for line in lines)
     assert any("0.75 (0.75 to 0.75) | 1 | not reached |" in line for line in lines)
