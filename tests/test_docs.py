@@ -22,7 +22,9 @@ LONG = (
     "learn/guards.md",
     "learn/train.md",
     "learn/tune.md",
+    "quickstart.md",
     "reference/run-folder.md",
+    "where/ray.md",
 )
 """They train for what other pages type too: for `make test-all`."""
 SOURCES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", DOCS / "index.md", *PAGES]

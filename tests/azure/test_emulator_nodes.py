@@ -80,6 +80,7 @@ def test_every_node_has_its_place_and_its_disk_and_one_mount_in_common(azure: Em
     }
 
 
+@pytest.mark.slow
 def test_without_root_nodes_are_processes_that_meet_wherever_nobody_else_does(
     azure: Emulator, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

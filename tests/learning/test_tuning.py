@@ -136,14 +136,14 @@ def test_the_best_comes_first_and_those_behind_are_ended_early(folder: Path) -> 
     events = []
     space = {"sim_config.bonus": {"grid_search": [2.0, 1.0, 3.0]}}
     made = project(folder, space, num_samples=1, max_concurrent_trials=1, grace_period=3).override(
-        ["stop.iterations=60"]  # long enough for a trial to be ended in
+        ["stop.iterations=30"]  # long enough for a trial to be ended in
     )
     found = tune(made, on_event=events.append)
     assert [trial.name for trial in found] == ["0003", "0001", "0002"]
     assert [trial.info["params"] for trial in found] == [{"sim_config.bonus": bonus} for bonus in (3.0, 2.0, 1.0)]
     assert [bool(trial.info.get("pruned")) for trial in found] == [False, False, True]
-    assert [len(trial.metrics()) for trial in found[:2]] == [60, 60]
-    assert 3 <= len(found[2].metrics()) < 60
+    assert [len(trial.metrics()) for trial in found[:2]] == [30, 30]
+    assert 3 <= len(found[2].metrics()) < 30
     assert found[2].latest is not None
     tuning = Run(found[0].path.parent.parent)
     assert is_tuning(tuning)
@@ -181,7 +181,8 @@ def plato(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_was_stopped_or_killed_goes_on_where_it_was(folder: Path, number: int) -> None:
     space = {"sim_config.bonus": {"grid_search": [1.0, 2.0]}}
     project(folder, space, num_samples=1, max_concurrent_trials=2, scheduler="fifo")
