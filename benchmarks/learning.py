@@ -83,8 +83,7 @@ def report(name: str, runs: list[dict[str, Any]], where: dict[str, Any]) -> str:
         "",
         f"Environment steps until {task.told} reaches {task.target:g}, looked at once an iteration; a window can hold",
         "fewer than 100 episodes when they are long. Then the mean return of 100 episodes without exploration.",
-        "platotk with its defaults beside plain RLlib with the same training values, network, 8 environments and",
-        "RLlib's own filter."
+        "platotk with its defaults beside plain RLlib with the same values, network, 8 environments and own filter."
         if name == "cartpole"
         else "The same config on both sides: with the engine, and with RLlib's own runner and learner.",
         "",
