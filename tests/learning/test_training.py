@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 
 from platotk.errors import ProjectError, SimError
 from platotk.learning.policies import load_policy
-from platotk.learning.training import _needs_own_process, train
+from platotk.learning.preparation import needs_own_process
+from platotk.learning.training import train
 from platotk.project import Project
 from platotk.sims.probe import Probe
 
@@ -213,7 +215,7 @@ def test_a_hang_costs_one_episode(tmp_path, where):
 def test_a_sim_of_a_millisecond_a_step_gets_a_process_of_its_own(steps_per_s: float | None, is_own: bool) -> None:
     told: list[Any] = []
     measured = Probe(gym.spaces.Discrete(2), gym.spaces.Discrete(2), steps_per_s=steps_per_s, is_well_behaved=True)
-    assert _needs_own_process(Project(sim="CartPole-v1"), measured, told.append) == is_own
+    assert needs_own_process(Project(sim="CartPole-v1"), measured, told.append) == is_own
     note = "1.11 ms a step: each sim runs in a process of its own"
     assert [event["text"] for event in told] == ([note] if is_own else [])
 
@@ -302,3 +304,11 @@ def test_a_unit_of_a_leaf_that_is_not_there_is_refused_before_anything_is_made(t
     with pytest.raises(ProjectError, match="no leaf 'postion'"):
         train(project, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_algorithm_that_cannot_learn_the_spaces_is_the_projects_mistake(project_folder: Callable[..., Path]) -> None:
+    folder = project_folder("sim: Pendulum-v1\nalgorithm: DQN\n")
+    with pytest.raises(ProjectError, match=r"plato\.yaml:2: DQN cannot learn continuous actions") as refused:
+        train(Project.load(folder))
+    assert refused.value.hint == "Use `algorithm: SAC` or PPO."
+    assert not (folder / "runs").exists()

@@ -104,6 +104,7 @@ ONE_DEFECT = [
     ("RaisesAlways", "raises", "error", "step() raised SimBroke: the valve is stuck"),
     ("RaisesSometimes", "raises", "warning", "training survives this"),
     ("Exits", "exits", "error", "step() called sys.exit('license expired') (10 times, first at step 100)"),
+    ("RaisesInterrupt", "raises", "warning", "step() raised KeyboardInterrupt"),
 ]
 
 

@@ -10,35 +10,26 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, PlatoError, ProjectError, SimError
+from ..errors import PlatoError, SimError
 from ..journal import Journal
 from ..process_lock import this_process
 from ..project import Project
-from ..run import Run, create_run, find_run
-from ..sims import vectorised
-from ..sims.loading import SimSpec, sim_spec
-from ..sims.probe import Probe, probe
-from ..spaces import Adapter, adapt, space_to_json
+from ..run import Run
+from ..spaces import space_to_json
 from . import checkpoints, local
-from .cluster import RayStart, limit_threads, refuse_at_once, require_resources
+from .cluster import RayStart, refuse_at_once
 from .engine.used import EngineUsed, engine_used
 from .failures import SimFailures, reason_of
-from .patience import Patience, lost_runners, patience_s
+from .patience import Patience, lost_runners
+from .preparation import Setup, Tell, open_run, prepare
 from .selection import Selection
 from .stopping import Interrupts, StopRequested, StopRules
-from .supervisor import OWN_PROCESS_VARIABLE, Heartbeat
+from .supervisor import Heartbeat
 from .tracking import Trackers
 from .usage import Usage
-
-Tell = Callable[[dict[str, Any]], None]
-
-MAX_INLINE_STEP_S = 0.001
-"""A slower sim gets a process of its own: a pipe costs 0.1 ms a step, and sims in processes step side by side."""
 
 
 def train(
@@ -70,111 +61,14 @@ def train(
     refuse_at_once(opened[0])
     # Where only the config tells, the processes wait for it: most need none.
     with RayStart(with_processes=local.may_be_local(opened[0]) is False) as ray_start:
-        setup = _prepare(opened, runs_dir, ray_start, tell)
+        setup = prepare(opened, runs_dir, ray_start, tell)
         heartbeat.say(run=str(setup.run.path))
         with setup.run.lock():
             _record(setup, tell)
             return _Loop(setup, tell).play()
 
 
-@dataclass
-class _Setup:
-    """All that is settled before the first iteration."""
-
-    project: Project
-    run: Run
-    spec: SimSpec
-    adapter: Adapter
-    config: Any
-    algorithm: str
-    attempt: int
-    own_process: bool
-    patience_s: float
-
-
-def open_run(
-    project: Project | None,
-    run: Run | Path | str | None,
-    resume: Run | Path | str | None,
-    runs_dir: Path | str | None,
-) -> tuple[Project, Run | None, Path | None]:
-    """The project, the run to continue if there is one, and the folder to create if one was named."""
-    if resume is not None:
-        where = Path(runs_dir) if runs_dir else (project.root / "runs" if project else Path("runs"))
-        found = (
-            resume if isinstance(resume, Run) else find_run(None if resume == "last" else str(resume), runs_dir=where)
-        )
-        return project or found.project, found, None
-    if project is None:
-        raise ProjectError(
-            "nothing to train: give a project, or a run to resume.", hint="platotk.train(Project.load('.'))"
-        )
-    if isinstance(run, Run):
-        return project, run, None
-    if run is not None and (Path(run) / "run.json").is_file():
-        return project, Run(Path(run)), None
-    return project, None, None if run is None else Path(run)
-
-
-def _prepare(
-    opened: tuple[Project, Run | None, Path | None],
-    runs_dir: Path | str | None,
-    ray_start: RayStart,
-    tell: Tell,
-) -> _Setup:
-    """Check everything that can be checked before a run folder exists, then create or continue it."""
-    from ..agents.guarded import controller_of, guards_of
-    from ..agents.units import units_of
-    from .algorithm import SimSettings, algorithm_name, build_config, choose_algorithm
-    from .engine.plan import chosen_for
-
-    project, run, path = opened
-    tell({"event": "starting", "project": project.name, "resuming": None if run is None else run.name})
-    spec = sim_spec(project)
-    measured = _measure(project, spec)
-    own_process = _needs_own_process(project, measured, tell)
-    ray_start.wait()
-    name, why = choose_algorithm(project)
-    if why:
-        tell({"event": "note", "text": why})
-    adapter = adapt(
-        measured.observation_space,
-        measured.action_space,
-        algorithm=name,
-        action_scale=project.action_scale,
-        action_mask=project.action_mask or ("info" if measured.has_mask_in_info else None),
-        frame_stack=project.frame_stack,
-    )
-    guards_of(project, adapter)
-    units_of(project, adapter)
-    controller_of(project)
-    attempt = 1 if run is None else int(run.info.get("attempt", 0)) + 1
-    settings = SimSettings(own_process, attempt, 1.0 / measured.steps_per_s if measured.steps_per_s else None)
-    is_local = local.may_be_local(project) is not False
-    resources = local.resources() if is_local else ray_start.cluster()
-    config = build_config(project, adapter, spec, settings, num_cpus=resources.get("CPU"))
-    if is_local and not local.is_local(config):
-        resources = ray_start.cluster()
-        config = build_config(project, adapter, spec, settings, num_cpus=resources.get("CPU"))
-    if note := chosen_for(config)["note"]:
-        tell({"event": "note", "text": note})
-    require_resources(config, resources)
-    limit_threads(adapter.encoded_observation_space)
-    if run is None:
-        run = create_run(project, runs_dir=runs_dir, run=path, algorithm=algorithm_name(config))
-    elif run.info.get("adapter") not in (None, adapter.to_json()):
-        raise CheckpointError(
-            f"the sim's spaces, or how they are learned from, have changed since run {run.name} was started.",
-            hint="Start a new run with: plato train",
-        )
-    run.project = project
-    tell({"event": "algorithm", "algorithm": algorithm_name(config)})
-    tell({"event": "mapping", "lines": adapter.describe()})
-    limit_s = patience_s(config, settings.step_s or 0.0)
-    return _Setup(project, run, spec, adapter, config, algorithm_name(config), attempt, own_process, limit_s)
-
-
-def _record(setup: _Setup, tell: Tell) -> None:
+def _record(setup: Setup, tell: Tell) -> None:
     """Write down what was settled, once the run is held by this process alone."""
     run, adapter = setup.run, setup.adapter
     run.update(
@@ -192,31 +86,10 @@ def _record(setup: _Setup, tell: Tell) -> None:
     tell({"event": "run", "run": run.name, "path": str(run.path), "attempt": setup.attempt})
 
 
-def _measure(project: Project, spec: SimSpec) -> Probe:
-    """A short trial of the sim in a process of its own: its spaces, its speed, whether it behaves."""
-    return probe(spec, steps=200, seconds=1.0, timeout_s=project.step_timeout_s + 1.0)
-
-
-def _needs_own_process(project: Project, measured: Probe, tell: Tell) -> bool:
-    if vectorised.is_asked_for(project):
-        return False
-    wish = os.environ.get(OWN_PROCESS_VARIABLE) or project.sim_process
-    if wish != "auto":
-        return wish == "own"
-    if not measured.is_well_behaved:
-        tell({"event": "warning", "text": f"the sim runs in processes of its own: {measured.reason}"})
-        return True
-    step_s = 1.0 / measured.steps_per_s if measured.steps_per_s else 0.0
-    if step_s > MAX_INLINE_STEP_S:
-        tell({"event": "note", "text": f"{step_s * 1e3:.3g} ms a step: each sim runs in a process of its own"})
-        return True
-    return False
-
-
 class _Loop:
     """The iterations of one attempt."""
 
-    def __init__(self, setup: _Setup, tell: Tell) -> None:
+    def __init__(self, setup: Setup, tell: Tell) -> None:
         self.setup, self.tell = setup, tell
         self.project, self.run = setup.project, setup.run
         self.journal = Journal(self.run.metrics_path)

@@ -23,8 +23,8 @@ from ..project import Project
 from ..run import Run, create_run
 from ..trials import FOLDER, KIND, best_first, value_of
 from . import local
+from .preparation import Tell, open_run
 from .stopping import Interrupts
-from .training import Tell, open_run
 from .trial import OUTPUT, Trial
 
 VARIANTS = "trials.json"

@@ -27,7 +27,7 @@ from ..vectorised import Vectorised
 from .findings import Finding, finding
 from .fitting import check_replay
 from .places import Places
-from .trial import Trial, takes_argument
+from .trial import RAISED, Trial, takes_argument
 
 NEEDED_MODULES = frozenset(
     {
@@ -64,7 +64,7 @@ def load(trial: Trial) -> None:
     except SimError as error:
         _report_not_found(trial, error)
         raise Stop from None
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         message = f"{spec.label}: importing it raised {type(error).__name__}: {error}"
         if isinstance(error, SystemExit):
             trial.found("exits", message, where=trial.places.raised(error.__traceback__))
@@ -90,7 +90,7 @@ def construct(trial: Trial) -> None:
         message = f"the constructor called sys.exit({error.code!r})"
         trial.found("exits", message, where=trial.places.raised(error.__traceback__))
         raise Stop from None
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         text = str(error)
         if isinstance(error, TypeError) and "Gym is incompatible with Gymnasium" in text:
             trial.found("old-gym", f"{spec.label} is derived from gym.Env", where=spec.locations.get(""))

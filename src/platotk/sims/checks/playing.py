@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import SimError
 from .observing import Observed
-from .trial import Actions, Trial
+from .trial import RAISED, Actions, Trial
 
 MAX_RAISED = 20
 LONG_EPISODE = 20
@@ -129,7 +129,7 @@ def reset(trial: Trial, sim: Any, *, seed: int | None = None) -> tuple[Any, Any]
     """
     try:
         value = trial.reset(sim, seed=seed)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         trial.raised("reset()", error)
         raise Failed from None
     where = trial.places.returns("reset")
@@ -160,7 +160,7 @@ def step(trial: Trial, sim: Any, action: Any) -> tuple[Any, float | None, bool, 
     """
     try:
         value = trial.step(sim, action)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         trial.raised("step()", error)
         raise Failed from None
     where = trial.places.returns("step")
@@ -247,7 +247,7 @@ def _renew(trial: Trial) -> bool:
     """Make the sim anew after a failure, as training does; False when that fails too."""
     try:
         trial.sim = trial.make()
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         trial.raised("the constructor", error)
         return False
     return True

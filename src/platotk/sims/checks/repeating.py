@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import SimError
 from .playing import Failed, reset, step
-from .trial import Actions, Trial
+from .trial import RAISED, Actions, Trial
 
 NUM_STEPS = 40
 NUM_RESETS = 200
@@ -87,7 +87,7 @@ def instances(trial: Trial, budget_s: float) -> None:
     is_repeatable = _first_difference(alone, _trajectory(trial, trial.sim, 21, share_s * 2, len(alone))) is None
     try:
         second = trial.make()
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         message = f"{type(error).__name__}: {error}"
         trial.found("second-instance", message, where=trial.places.raised(error.__traceback__))
     else:
@@ -179,7 +179,7 @@ def _close(trial: Trial, sim: Any) -> None:
         return
     try:
         trial.close(sim)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         message = f"close() raised {type(error).__name__}: {error}"
         trial.found("close-fails", message, where=trial.places.raised(error.__traceback__))
 

@@ -30,6 +30,8 @@ PHASES = ("steps", "after-end", "seeding", "instances", "memory")
 CALLS = ("", "importing", "the constructor", "reset()", "step()", "close()")
 _LAYOUT = struct.Struct("<dQQQ")
 PROGRESS_SIZE = _LAYOUT.size
+RAISED = (Exception, SystemExit, KeyboardInterrupt)
+"""What a sim may raise and be told of; Ctrl-C itself does not come here, the process has a session of its own."""
 
 
 @dataclass(frozen=True)

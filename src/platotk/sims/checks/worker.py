@@ -22,7 +22,7 @@ from typing import Any
 from . import opening, playing, repeating
 from .places import is_users, shown
 from .playing import Failed
-from .trial import PROGRESS_SIZE, Request, Trial
+from .trial import PROGRESS_SIZE, RAISED, Request, Trial
 
 # Shares of the time budget; together below one, for what a phase begins it also ends.
 _SHARES = {"steps": 0.3, "after-end": 0.1, "seeding": 0.2, "instances": 0.15, "memory": 0.05}
@@ -79,7 +79,7 @@ def _run_phases(request: Request, trial: Trial) -> None:
             phases[name](request.budget_s * _SHARES[name])
         except Failed:
             pass
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             trial.raised(name, error)
         trial.report_counted(only_new=name != "steps")
 
