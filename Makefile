@@ -11,10 +11,13 @@ TORCH_INDEX ?=
 DEMO ?= examples/simple-adder
 DEMO_TRAIN ?=
 PYTEST_ARGS ?=
-# Test files at a time (a file's tests stay together: they share what its fixtures made); most of a test's time is waiting.
-WORKERS ?= 2
+# Test files at a time (a file's tests stay together: they share what its fixtures made); much of a test's time is waiting.
+WORKERS ?= 3
+# COVERAGE=yes counts what the tests reach, and fails below the bound in pyproject.toml; it takes a quarter longer.
+COVERAGE ?=
 
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 SERVE_LOCK := src/platotk/templates/deploy/serve.lock
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)
@@ -57,11 +60,11 @@ demo: install ## check, train, assess and export the Simple Adder on this machin
 	  "  plato check" \
 	  "  plato train" ""
 
-test: install browser ## run the tests, with coverage
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+test: install browser ## run the tests (COVERAGE=yes counts what they reach)
+	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term) $(PYTEST_ARGS)
 
-test-all: install browser ## the tests and the long ones (kills training at random moments, learns to solve)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
+test-all: install browser ## the tests and the long ones (kills training at random moments, learns to solve), with coverage
+	$(PYTEST) -m "slow or not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 fmt: install ## format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix --exit-zero .

@@ -12,6 +12,9 @@ from tests.uncovered import uncovered
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two torch threads beside other work wait for each other
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers give way to everything else (niceness 15): beside other tests they would hardly move.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # most tests need no worker
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Processes with a home of their own share what was compiled and bundled once: it costs each some ten seconds otherwise.
 os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))

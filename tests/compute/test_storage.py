@@ -136,5 +136,8 @@ def test_copying_goes_on_while_checkpoints_are_named_and_deleted(tmp_path: Path)
     finally:
         is_over.set()
         thread.join()
+    storage.put(live, sent)
     assert not list(there.rglob(".tmp-*"))
-    assert list(there.rglob("weights"))
+    left = {path.relative_to(live) for path in live.rglob("weights")}
+    assert left
+    assert {path.relative_to(there) for path in (there / "checkpoints").rglob("weights")} == left

@@ -6,6 +6,8 @@ one of these modules; `base.ORDER` says which `plato --help` lists first.
 
 from __future__ import annotations
 
+import gc
+
 from . import agents, azure, deploying, jobs, projects, runs, schema, training, tuning  # noqa: F401  (registers the commands)
 from .base import app
 
@@ -14,4 +16,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The `plato` command."""
-    app(prog_name="plato")
+    try:
+        app(prog_name="plato")
+    finally:
+        gc.freeze()  # Python looks for cycles once more as it ends: a second, after what training has loaded

@@ -155,10 +155,10 @@ def test_sims_go_on_while_the_policy_learns_and_no_step_is_lost(tmp_path: Path) 
     assert [fragment.weights_seq_no for fragment in fragments] == [0, 0, 5]
     played = sorted(tuple(row) for one in fragments for row in one.observations[one.rows][:, 1:].tolist())
     assert len(played) == 480
-    extra = left_over(runner)
-    assert os.path.getsize(log) == 480 + extra
     assert int(runner.get_metrics()["num_env_steps_sampled_lifetime"]) == 480
     runner.go_on(lambda: False)  # returns by itself, when there is enough
+    extra = left_over(runner)
+    assert os.path.getsize(log) == 480 + extra
     runner.sample(num_episodes=2)
     runner.go_on(lambda: False)  # nothing to go on with: all sims begin anew
     assert runner._ready_first._builder is None
