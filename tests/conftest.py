@@ -20,8 +20,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
-LONG = ("test_docs.py", "test_readme.py")
-"""They take minutes, so they start first."""
+LONG = ("test_docs.py", "test_readme.py", "test_cli.py", "test_tuning.py", "test_checks.py")
+"""They take minutes, so they start first: at the end, the others would wait for them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
