@@ -148,6 +148,8 @@ def main() -> int:
         print(json.dumps(measure(side, ROWS[row], options.seconds)))
         return 0
     chosen = [name.strip() for name in options.rows.split(",")]
+    if unknown := [name for name in chosen if name not in ROWS]:
+        parser.error(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
     load = os.getloadavg()[0]
     runs: list[dict[str, Any]] = []
     for number in range(options.rounds):
