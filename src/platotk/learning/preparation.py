@@ -143,7 +143,7 @@ def _adapter(project: Project, measured: Probe, algorithm: str) -> Adapter:
     try:
         return adapt(*sides, algorithm=algorithm, **given)
     except SimError as error:
-        if project.algorithm is None or refusal(*sides, "PPO", action_scale=project.action_scale):
+        if project.algorithm is None or refusal(*sides, "PPO", **given):
             raise
         raise ProjectError(f"{project.where('algorithm')}: {error.message}", hint=error.hint) from None
 

@@ -62,12 +62,11 @@ def refusal(
     observation_space: Space,
     action_space: Space,
     algorithm: str | None = "PPO",
-    *,
-    action_scale: float | Mapping[str, float] | None = None,
+    **given: Any,
 ) -> SimError | None:
-    """Why this algorithm cannot learn from these spaces, or None when it can."""
+    """Why this algorithm cannot learn from these spaces, or None when it can; takes what `adapt` takes."""
     try:
-        adapt(observation_space, action_space, algorithm=algorithm, action_scale=action_scale)
+        adapt(observation_space, action_space, algorithm=algorithm, **given)
     except SimError as error:
         return error
     return None

@@ -8,6 +8,7 @@ them. The order within a round, and with it what is learned from when, is RLlib'
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from typing import Any
 
@@ -95,7 +96,7 @@ class DQN(OffPolicyTraining, RLlibDQN):  # type: ignore[misc]
     """RLlib's DQN and its Rainbow options, trained by the engine."""
 
 
-class _Rounds:
+class _Rounds(ABC):
     """Rounds of one training step, and what is logged of them."""
 
     def __init__(self, algo: Any) -> None:
@@ -132,13 +133,13 @@ class _Rounds:
             self.hand_on()
             self._took(SYNCH_WORKER_WEIGHTS_TIMER, began)
 
+    @abstractmethod
     def sample(self) -> None:
         """Put new steps into the buffer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hand_on(self) -> None:
         """Give the env runners the learner's weights."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """Log what has happened, as RLlib does."""

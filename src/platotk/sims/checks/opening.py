@@ -90,7 +90,7 @@ def construct(trial: Trial) -> None:
         message = f"the constructor called sys.exit({error.code!r})"
         trial.found("exits", message, where=trial.places.raised(error.__traceback__))
         raise Stop from None
-    except (Exception, KeyboardInterrupt) as error:
+    except RAISED as error:
         text = str(error)
         if isinstance(error, TypeError) and "Gym is incompatible with Gymnasium" in text:
             trial.found("old-gym", f"{spec.label} is derived from gym.Env", where=spec.locations.get(""))
