@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from learning_tasks import TASKS, play
-from startup import RESULTS, ROOT, commit, machine, versions, write_section
+from startup import RESULTS, ROOT, commit, machine, names_of, versions, write_section
 
 KEPT = ROOT / "benchmarks/results/learning.json"
 SECTION = "learning"
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="run nothing, only write the section anew")
     options = parser.parse_args()
     if not options.report:
-        run_all([name.strip() for name in options.tasks.split(",")], options.seeds)
+        run_all(names_of(parser, options.tasks, TASKS), options.seeds)
     kept = load()
     text = "\n\n".join(report(name, kept["runs"], kept["about"].get(name) or about()) for name in TASKS)
     print(text)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from startup import RESULTS, commit, machine, versions, write_section
+from startup import RESULTS, commit, machine, names_of, versions, write_section
 from throughput import ROWS, SECONDS, Row, measure, spread
 
 SECTION = "peers"
@@ -102,7 +102,7 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure("platotk", BESIDE[options.one].ours, options.seconds)))
         return 0
-    chosen = [name.strip() for name in options.rows.split(",")]
+    chosen = names_of(parser, options.rows, BESIDE)
     VENVS.mkdir(exist_ok=True)
     pythons = {who: environment(who) for who in {BESIDE[name].who for name in chosen}}
     load = os.getloadavg()[0]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -238,6 +238,15 @@ def commit() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     return (git("rev-parse", "--short", "HEAD") or "none") + (" with changes" if git("status", "--porcelain") else "")
+
+
+def names_of(parser: argparse.ArgumentParser, text: str, known: Iterable[str]) -> list[str]:
+    """The names in a comma-separated argument; one that is not known ends the program with those that are."""
+    names, known = [name.strip() for name in text.split(",")], list(known)
+    for name in names:
+        if name not in known:
+            parser.error(f"{name!r} is none of: {', '.join(known)}")
+    return names
 
 
 def write_section(path: Path, name: str, text: str) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from startup import RESULTS, ROOT, commit, machine, versions, write_section
+from startup import RESULTS, ROOT, commit, machine, names_of, versions, write_section
 
 SECTION = "throughput"
 ROUNDS = 5
@@ -147,9 +147,7 @@ def main() -> int:
         side, row = options.one
         print(json.dumps(measure(side, ROWS[row], options.seconds)))
         return 0
-    chosen = [name.strip() for name in options.rows.split(",")]
-    if unknown := [name for name in chosen if name not in ROWS]:
-        parser.error(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    chosen = names_of(parser, options.rows, ROWS)
     load = os.getloadavg()[0]
     runs: list[dict[str, Any]] = []
     for number in range(options.rounds):
