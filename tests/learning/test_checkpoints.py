@@ -325,7 +325,7 @@ def test_full_disk(tmp_path: Path) -> None:
     disk.mkdir()
     command = f"mount -t tmpfs -o size=1m none {disk} && {sys.executable} {tmp_path}/script.py {disk}"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, check=False)
-    if "unshare" in done.stderr or "mount" in done.stderr:
+    if ("unshare" in done.stderr or "mount" in done.stderr) and not os.environ.get("CI"):
         pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr.strip()}")
 
     assert "000010 could not be written: No space left on device" in done.stdout, done.stderr

@@ -59,8 +59,7 @@ def test_targets_are_rllibs_whatever_ends_and_is_cut(seed: int) -> None:
     fragment = played(
         rng, num_sims=int(rng.integers(1, 7)), num_steps=int(rng.integers(2, 90)), end=end, truncate=truncate
     )
-    if not len(fragment):
-        pytest.skip("only resets were drawn")
+    assert len(fragment)
     values = rng.normal(size=len(fragment.observations)).astype(np.float32)
     advantages, targets = ours(fragment, values)
     expected = rllibs(fragment, values)

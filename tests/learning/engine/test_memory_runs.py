@@ -153,8 +153,7 @@ def test_states_are_carried_over_the_cut_between_two_fragments() -> None:
     algo.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_learners", [1, 2])
+@pytest.mark.parametrize("num_learners", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_learners_of_their_own_keep_step(num_learners: int) -> None:
     if num_learners == 2:
         import ray
