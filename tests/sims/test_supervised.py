@@ -9,9 +9,10 @@ import pytest
 from tests import adversarial
 
 from platotk import Project, SimError
+from platotk.sims.inline import InlineSim, printed
 from platotk.sims.loading import sim_spec
 from platotk.sims.process import SimFailure, SimProcess
-from platotk.sims.supervised import FailureBudget, InlineSim, SupervisedSim, printed
+from platotk.sims.supervised import FailureBudget, SupervisedSim
 from platotk.sims.vector import SimVector
 from platotk.sims.workers import SimWorkers
 from platotk.spaces import adapt
@@ -44,21 +45,17 @@ class Other(Talks):
 def test_the_last_lines_are_those_of_the_sim_that_failed_since_it_was_made() -> None:
     one, other = (InlineSim(spec_of(sim), timeout_s=10.0) for sim in (One, Other))
 
-    def call(sim: InlineSim, name: str, *args: Any) -> None:
-        sim.send(name, *args)
-        sim.receive()
-
     with printed.capture():
         for sim in (one, other):
-            call(sim, "reset", 1, None)
-            call(sim, "step", np.ones(1))
+            sim.reset(1, None)
+            sim.step(np.ones(1))
         with pytest.raises(SimFailure) as failed:
-            call(one, "step", -np.ones(1))
+            one.step(-np.ones(1))
         assert failed.value.output == "one at step 1\none at step 2"
         one.close(kill=True)
-        call(one, "reset", 1, None)
+        one.reset(1, None)
         with pytest.raises(SimFailure) as failed:
-            call(one, "step", -np.ones(1))
+            one.step(-np.ones(1))
         assert failed.value.output == "one at step 1"
 
 

@@ -77,8 +77,8 @@ class _Lane:
     def reset(self) -> None:
         """Begin the next episode."""
         self.episode += 1
-        result = self.sim.reset(seed=self.episode * NUM_SIMS + self.index)
-        self.observation, self.info, self.is_first = result.observation, result.info, True
+        self.observation, self.info = self.sim.reset(seed=self.episode * NUM_SIMS + self.index)
+        self.is_first = True
 
     def observe(self, adapter: Any, mask: Any) -> None:
         """Write down what the sim shows."""
@@ -99,9 +99,9 @@ class _Lane:
         self.rows[-1]["action"] = to_json(adapter.action_space, action)
         if (self.episode + self.index) % 2:
             action = random_action(adapter, self.encoded[-1], self.rng)
-        result = self.sim.step(action)
-        self.observation, self.info, self.is_first = result.observation, result.info, False
-        if result.terminated or result.truncated:
+        self.observation, _, terminated, truncated, self.info = self.sim.step(action)
+        self.is_first = False
+        if terminated or truncated:
             self.reset()
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from ..agents.policy import Policy
 from ..errors import SimError
 from ..sims.encoding import MASK_KEY
+from ..sims.inline import printed
 from ..sims.process import SimFailure
-from ..sims.supervised import StepResult, SupervisedSim, printed
+from ..sims.supervised import SupervisedSim
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def play(
         if queue:
             number, start = queue.pop()
             sessions.reset(row)
-            result = sims[row].reset(seed=start.seed, options=start.options)
-            playing[row] = _Playing(number, start, result.observation, result.info)
+            playing[row] = _Playing(number, start, *sims[row].reset(seed=start.seed, options=start.options))
 
     with printed.capture():
         for row in range(len(sims)):
@@ -104,16 +104,18 @@ def play(
                 actions = _act(sessions, playing, mask_from_info)
             except SimError:
                 for row in _refused(policy, playing, mask_from_info, sims):
-                    done.append(playing[row].finish(_FAILED, sims[row].last_failure))
+                    done.append(playing[row].finish(False, True, sims[row].failure))
                     begin(row)
                 continue
             for row, action in actions.items():
                 sims[row].send(action)
             for row in actions:
-                result, current = sims[row].receive(), playing[row]
-                current.add(result)
-                if result.terminated or result.truncated:
-                    episode = current.finish(result, result.failure)
+                observation, reward, terminated, truncated, info = sims[row].receive()
+                current, failure = playing[row], sims[row].failure
+                if failure is None:
+                    current.add(observation, reward, info)
+                if terminated or truncated:
+                    episode = current.finish(terminated, truncated, failure)
                     done.append(episode)
                     if on_episode is not None:
                         on_episode(episode)
@@ -128,25 +130,22 @@ class _Playing:
         self.number, self.start, self.observation, self.info = number, start, observation, info
         self.return_, self.length = 0.0, 0
 
-    def add(self, result: StepResult) -> None:
-        self.observation, self.info = result.observation, result.info
-        self.return_ += result.reward
-        self.length += result.failure is None
+    def add(self, observation: Any, reward: float, info: dict[str, Any]) -> None:
+        self.observation, self.info = observation, info
+        self.return_ += reward
+        self.length += 1
 
-    def finish(self, result: StepResult, failure: SimFailure | None) -> Episode:
+    def finish(self, terminated: bool, truncated: bool, failure: SimFailure | None) -> Episode:
         return Episode(
             self.number,
             self.start.seed,
             self.start.options,
             self.return_,
             self.length,
-            result.terminated,
-            result.truncated,
+            terminated,
+            truncated,
             None if failure is None else failure.reason,
         )
-
-
-_FAILED = StepResult(None, truncated=True)
 
 
 def _act(sessions: Any, playing: dict[int, _Playing], mask_from_info: bool) -> dict[int, Any]:

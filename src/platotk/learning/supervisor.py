@@ -1,6 +1,6 @@
 """A watch over a training process whose sims run inside it.
 
-A sim that hangs in Python code is interrupted where it is (`sims.supervised`). One that never returns to the
+A sim that hangs in Python code is interrupted where it is (`sims.inline`). One that never returns to the
 interpreter, in a loop in C, stops the whole process. `supervise` runs the training as a child, listens to its
 heartbeat, kills it when that stops, and starts it again from the last checkpoint, each sim in a process of its
 own. Light: the parent loads neither ray nor torch.

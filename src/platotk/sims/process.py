@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -91,6 +92,16 @@ class SimProcess:
         if kind == "raised":
             raise SimFailure(value[0], details=value[1], output=self._output())
         return value
+
+    def reset(self, seed: int | None, options: Mapping[str, Any] | None) -> Any:
+        """What the sim's `reset` gives, whatever it is; raises as `receive` does."""
+        self.send("reset", seed, options)
+        return self.receive()
+
+    def step(self, action: Any) -> Any:
+        """What the sim's `step` gives, whatever it is; raises as `receive` does."""
+        self.send("step", action)
+        return self.receive()
 
     def close(self, *, kill: bool = False) -> None:
         """End the process: asked politely first, killed when it does not go (or at once with `kill`)."""

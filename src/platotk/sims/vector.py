@@ -17,10 +17,12 @@ from gymnasium.vector.utils import batch_space, iterate
 from ..errors import SimError
 from ..spaces import Adapter
 from ..spaces.frames import Frames
+from .answers import Answer
 from .encoding import MASK_KEY, encode
+from .inline import printed
 from .loading import SimSpec
 from .process import SimFailure
-from .supervised import StepResult, SupervisedSim, printed
+from .supervised import SupervisedSim
 
 
 class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
@@ -91,30 +93,27 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset all sims; `seed` is ignored in favour of each sim's own stream."""
         with printed.capture():
-            results = [sim.reset(options=options) for sim in self.sims]
+            answers = Answers([_begun(*sim.reset(options=options)) for sim in self.sims])
             self._frames.reset(slice(None))
-            observations = self._frames.push(self._encode(results))
+            observations = self._frames.push(self._encode(answers))
         self._needs_reset[:] = False
-        return observations, self._infos(results)
+        return observations, self._infos(answers.infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all sims; one that ended at the last step is reset instead (its action is ignored)."""
         with printed.capture():
             sent = self.adapter.decode_batch(self._as_columns(actions))
-            resetting = self._needs_reset.copy()
-            for sim, action, is_reset in zip(self.sims, sent, resetting, strict=True):
-                if not is_reset:
-                    sim.send(action)
-            results = [
-                sim.reset() if is_reset else sim.receive() for sim, is_reset in zip(self.sims, resetting, strict=True)
-            ]
-            self._frames.reset(resetting)
-            observations = self._frames.push(self._encode(results))
-        rewards = np.array([result.reward for result in results], dtype=np.float64)
-        terminated = np.array([result.terminated for result in results], dtype=bool)
-        truncated = np.array([result.truncated for result in results], dtype=bool)
+            answers = Answers(
+                [
+                    _begun(*sim.reset()) if is_reset else sim.step(action)
+                    for sim, action, is_reset in zip(self.sims, sent, self._needs_reset.tolist(), strict=True)
+                ]
+            )
+            self._frames.reset(self._needs_reset)
+            observations = self._frames.push(self._encode(answers))
+        terminated, truncated = np.array(answers.terminated), np.array(answers.truncated)
         self._needs_reset = terminated | truncated
-        return observations, rewards, terminated, truncated, self._infos(results)
+        return observations, np.array(answers.rewards), terminated, truncated, self._infos(answers.infos)
 
     def new_failures(self) -> list[str]:
         """One reason for each failure since the last call, for the metrics and the log: the last of its sim."""
@@ -139,40 +138,35 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         self._sims = []
         self._needs_reset[:] = True
 
-    def _encode(self, results: list[StepResult]) -> Any:
+    def _encode(self, answers: Answers) -> Any:
         """One encoded batch; a sim whose observation is refused fails here, and its episode ends."""
-        observations = [result.observation for result in results]
-        if not any(result.failure for result in results):
+        if not any(answers.infos) or not any(sim.failure for sim in self.sims):
+            masks = None
+            if self.adapter.mask_source == "info":
+                masks = [info.get(MASK_KEY) for info in answers.infos]
             try:
-                batch = self.adapter.encode_batch(observations, self._masks(results))
+                batch = self.adapter.encode_batch(answers.observations, masks)
             except SimError:
                 pass  # one of them: find it below
             else:
                 self._last = batch
                 return batch
-        rows = [self._encode_one(index, result) for index, result in enumerate(results)]
-        self._last = _stack(rows)
+        self._last = _stack(self._encode_one(index, answers) for index in range(self.num_envs))
         return self._last
 
-    def _encode_one(self, index: int, result: StepResult) -> Any:
+    def _encode_one(self, index: int, answers: Answers) -> Any:
         """One encoded row; after a failure, the sim's last good observation (or zeros) closes the episode."""
-        if result.failure is None:
-            sim, is_over = self.sims[index], result.terminated or result.truncated
+        sim = self.sims[index]
+        if sim.failure is None:
+            is_over = answers.terminated[index] or answers.truncated[index]
+            observation, info = answers.observations[index], answers.infos[index]
             try:
-                return encode(self.adapter, result.observation, result.info, step=sim.num_steps, is_over=is_over)
+                return encode(self.adapter, observation, info, step=sim.num_steps, is_over=is_over)
             except SimFailure as failure:
-                sim.fail(failure)
-                result.failure, result.reward = failure, 0.0
-                result.terminated, result.truncated = False, True
-                result.info = {"sim_failure": failure.reason}
+                answers.put(index, sim.failed(failure))
         if self._last is None:
             return self._blank()
         return _row(self._last, index)
-
-    def _masks(self, results: list[StepResult]) -> list[Any] | None:
-        if self.adapter.mask_source != "info":
-            return None
-        return [result.info.get(MASK_KEY) for result in results]
 
     def _blank(self) -> Any:
         space = self.adapter.frame_space
@@ -183,11 +177,13 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
             return blank
         return np.zeros(space.shape or (), space.dtype)
 
-    def _infos(self, results: list[StepResult]) -> dict[str, Any]:
+    def _infos(self, of_sims: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Gymnasium's vector form of infos, as object arrays: sims may put in what they like, differently each step."""
         infos: dict[str, Any] = {}
-        for index, result in enumerate(results):
-            for key, value in result.info.items():
+        if not any(of_sims):
+            return infos
+        for index, info in enumerate(of_sims):
+            for key, value in info.items():
                 if key == MASK_KEY or key.startswith("_"):
                     continue
                 if key not in infos:
@@ -202,6 +198,30 @@ class SimVector(gym.vector.VectorEnv[Any, Any, Any]):
         if isinstance(actions, (np.ndarray, dict)):
             return actions
         return list(iterate(self.action_space, actions)) if isinstance(actions, tuple) else list(actions)
+
+
+class Answers:
+    """What N sims said, by part.
+
+    Args:
+        answers: Of each sim.
+    """
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.observations, self.rewards, self.terminated, self.truncated, self.infos = map(
+            list, zip(*answers, strict=True)
+        )
+
+    def put(self, index: int, answer: Answer) -> None:
+        """What a sim said instead."""
+        parts = self.observations, self.rewards, self.terminated, self.truncated, self.infos
+        for part, value in zip(parts, answer, strict=True):
+            part[index] = value
+
+
+def _begun(observation: Any, info: dict[str, Any]) -> Answer:
+    """What a reset said, in the place of a step."""
+    return observation, 0.0, False, False, info
 
 
 def _row(batch: Any, index: int) -> Any:

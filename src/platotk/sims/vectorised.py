@@ -19,9 +19,10 @@ from gymnasium.vector import AutoresetMode
 
 from ..errors import SimError
 from .encoding import MASK_KEY
+from .inline import InlineSim, printed
 from .loading import SimSpec
 from .process import SimFailure
-from .supervised import InlineSim, printed, seed_stream
+from .supervised import seed_stream
 from .vector import SimVector
 
 if TYPE_CHECKING:
@@ -96,10 +97,8 @@ class VectorisedSims(SimVector):
             self._host.close()
 
     def _call(self, length: int, call: str, *args: Any) -> Any:
-        assert self._host is not None
-        self._host.send(call, *args)
         try:
-            answer = self._host.receive()
+            answer = getattr(self._host, call)(*args)
         except SimFailure as failure:
             raise self._failed(failure) from failure
         if not isinstance(answer, tuple) or len(answer) != length:

@@ -26,11 +26,11 @@ import numpy as np
 from ..process_lock import end_with_parent
 from ..spaces import Adapter
 from ..spaces.frames import Frames
+from .answers import of_reset, of_step
 from .encoding import MASK_KEY, encode
 from .loading import SimSpec
 from .process import OUTPUT_LIMIT_BYTES, SimFailure, named
 from .shared import SharedRows
-from .supervised import _as_info, _as_reward, _unpack
 
 HEADER = struct.Struct("<cI")
 """Of each message between a sim's process and the near side: its kind, and how many bytes follow."""
@@ -103,11 +103,9 @@ class SharedSim:
     def reset(self, options: dict[str, Any] | None) -> dict[str, Any]:
         """Begin an episode; what the sim says beside its observation."""
         seed = int(self._shared.seeds[self._job.row])
-        result = self._sim.reset(seed=None if seed < 0 else seed, options=options)
-        observation, info = _unpack(result, 2, "reset", "(observation, info)")
+        observation, info = of_reset(self._sim.reset(seed=None if seed < 0 else seed, options=options))
         self._num_steps = 0
         self._frames.reset(slice(None))
-        info = _as_info(info)
         self._show(observation, info, is_over=False)
         return info
 
@@ -116,17 +114,13 @@ class SharedSim:
         job, shared = self._job, self._shared
         # A copy: a sim may keep its actions.
         action = job.adapter.decode(_copied(shared.actions, job.row))
-        result = self._sim.step(action)
-        observation, reward, terminated, truncated, info = _unpack(
-            result, 5, "step", "(observation, reward, terminated, truncated, info)"
-        )
-        reward, info = _as_reward(reward), _as_info(info)
+        observation, reward, terminated, truncated, info = of_step(self._sim.step(action))
         self._num_steps += 1
         if job.max_episode_steps is not None and self._num_steps >= job.max_episode_steps:
             truncated = truncated or not terminated
-        self._show(observation, info, is_over=bool(terminated or truncated))
+        self._show(observation, info, is_over=terminated or truncated)
         shared.rewards[job.row] = reward
-        shared.terminated[job.row], shared.truncated[job.row] = bool(terminated), bool(truncated)
+        shared.terminated[job.row], shared.truncated[job.row] = terminated, truncated
         return info
 
     def close(self) -> None:

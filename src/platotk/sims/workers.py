@@ -28,7 +28,7 @@ from ..errors import SimError
 from .loading import SimSpec
 from .process import START_TIMEOUT_S, SimFailure
 from .shared import SharedRows
-from .supervised import FailureBudget, StepResult, seed_stream
+from .supervised import FailureBudget, seed_stream
 from .vector import SimVector
 from .worker import ENDED, FAILED, FORK, JOB, KILL, ORDER, RESET, STEP, Job, receive, send
 
@@ -175,7 +175,7 @@ class SimWorkers(SimVector):
             self.wait()
 
     def _said(self) -> dict[str, Any]:
-        return self._infos([StepResult(None, info=info) for info in self.infos])
+        return self._infos(self.infos)
 
     def _ask(self, row: int, call: bytes) -> None:
         """Begin a call; a sim without a process is started first, and reset when it has been."""

@@ -48,11 +48,12 @@ class EpisodeCounter:
         sims: NDArray[np.int64] | None = None,
     ) -> None:
         """Take in a vector step of all sims, or of those that are given."""
-        sims = np.arange(len(self._returns)) if sims is None else sims
-        self._returns[sims] += np.where(was_step, rewards, 0.0)
-        self._lengths[sims] += was_step
+        rows = slice(None) if sims is None else sims
+        self._returns[rows] += np.where(was_step, rewards, 0.0)
+        self._lengths[rows] += was_step
         if was_step.all() and not is_done.any():
             return
+        sims = np.arange(len(self._returns)) if sims is None else sims
         now = time.perf_counter()
         self._began[sims[~was_step]] = now
         ended = sims[is_done]
