@@ -17,6 +17,7 @@ from platotk.agents.export import add_margins
 from platotk.agents.parity import Verification, compare
 from platotk.learning import checkpoints
 from platotk.learning.algorithm import algorithm_name, build_config
+from platotk.learning.greedy import GreedyPolicy
 from platotk.learning.policies import RLlibPolicy
 from platotk.learning.tracing import PolicyNetwork
 from platotk.project import Project
@@ -84,16 +85,18 @@ def quick_run(project: Project, path: Path, *, adapter: Adapter | None = None) -
     return run
 
 
-def compared(agent: Agent, policy: RLlibPolicy, observations: Sequence[Any], masks: Sequence[Any]) -> Verification:
+def compared(
+    ours: Agent | GreedyPolicy, policy: RLlibPolicy, observations: Sequence[Any], masks: Sequence[Any]
+) -> Verification:
     """Both on the same observations, each the first of an episode."""
     rows: list[dict[str, Any]] = [{"is_first": True} for _ in observations]
     encoded = [policy.adapter.encode(obs, mask) for obs, mask in zip(observations, masks, strict=True)]
     add_margins(policy, PolicyNetwork(policy).eval(), {"rows": rows, "encoded": encoded})
     expected, actual = [
         [who.session().act(obs, mask=mask) for obs, mask in zip(observations, masks, strict=True)]
-        for who in (policy, agent)
+        for who in (policy, ours)
     ]
-    return compare(agent.action_space, expected, actual, [row["margin"] for row in rows])
+    return compare(ours.action_space, expected, actual, [row["margin"] for row in rows])
 
 
 def require_served(agent: Agent) -> None:

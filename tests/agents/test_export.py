@@ -17,6 +17,7 @@ from platotk.agents import export as exporting
 from platotk.agents.agent import Agent
 from platotk.agents.export import export
 from platotk.errors import AgentError
+from platotk.learning.greedy import GreedyPolicy, greedy
 from platotk.learning.policies import load_policy
 from platotk.learning.tracing import PolicyNetwork
 from platotk.project import Project
@@ -140,7 +141,12 @@ def test_the_agent_acts_as_the_trained_policy(name: str, tmp_path: Path):
     sim = Plant(**run.project.sim_config)
     sim.reset(seed=4711)
     fresh = [(agent.observation_space.sample(), sim._info().get("action_mask")) for _ in range(50)]
-    assert compared(agent, load_policy(run), [obs for obs, _ in fresh], [mask for _, mask in fresh]).is_equal
+    policy = load_policy(run)
+    fast = greedy(policy)
+    assert isinstance(fast, GreedyPolicy)
+    assert fast.has_memory == agent.has_memory
+    for ours in (agent, fast):
+        assert compared(ours, policy, [obs for obs, _ in fresh], [mask for _, mask in fresh]).is_equal
     require_served(agent)
 
 
@@ -152,13 +158,17 @@ def test_a_memory_acts_as_in_training_over_a_whole_episode(tmp_path: Path):
     run = quick_run(project(**CASES["PPO, LSTM"]), tmp_path / "run")
     agent, policy = Agent.load(export(run)), load_policy(run)
     rng = np.random.default_rng(0)
-    ours, theirs = agent.session(), policy.session()
+    fast = greedy(policy)
+    for call in (fast.act, fast.act_batch):
+        with pytest.raises(AgentError, match="has memory"):
+            call([np.zeros(3, np.float32)])
+    sessions = [who.session() for who in (agent, fast, policy)]
     for _ in range(3):
-        ours.reset()
-        theirs.reset()
+        for session in sessions:
+            session.reset()
         for _ in range(100):
             obs = rng.uniform(-5, 5, 3).astype(np.float32)
-            assert ours.act(obs) == theirs.act(obs)
+            assert len({int(session.act(obs)) for session in sessions}) == 1
 
 
 class Pressure(gym.Env):
@@ -329,7 +339,9 @@ def test_a_module_of_ones_own_is_exported(function: str, tmp_path: Path):
     rng = np.random.default_rng(1)
     observations = [rng.uniform(-5, 5, 3).astype(np.float32) for _ in range(50)]
     assert agent.verify().is_equal
-    assert compared(agent, load_policy(run), observations, [None] * 50).is_equal
+    policy = load_policy(run)
+    assert compared(agent, policy, observations, [None] * 50).is_equal
+    assert greedy(policy) is policy  # what a module of one's own does in its inference is RLlib's to say
 
 
 @pytest.mark.parametrize(

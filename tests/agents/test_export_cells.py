@@ -13,6 +13,7 @@ from tests.agents.runs import compared, quick_run, require_served
 
 from platotk.agents.agent import Agent
 from platotk.agents.export import export
+from platotk.learning.greedy import greedy
 from platotk.learning.policies import load_policy
 from platotk.project import Project
 from platotk.spaces import fitting
@@ -83,7 +84,11 @@ def require_equal(algorithm: str, pair: str, has_memory: bool, folder: Path) -> 
     assert proof.is_equal
     assert proof.num_rows >= 1000
     observations, masks = fresh(pair)
-    assert compared(agent, load_policy(run), observations, masks).is_equal
+    policy = load_policy(run)
+    fast = greedy(policy)
+    assert fast is not policy
+    for ours in (agent, fast):
+        assert compared(ours, policy, observations, masks).is_equal
     require_served(agent)
 
 

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium import Space
 
 from ..errors import AgentError, ProjectError, SimError
 from ..spaces import Adapter, columns_of, rows_of
+from .acting import AgentSession, AgentSessions, Network, as_feeds
 from .archive import is_archive
 from .guarded import GuardedPolicy, GuardedSession, GuardedSessions
 from .guards import Guards
@@ -47,8 +47,8 @@ class Agent:
         self.manifest = manifest
         try:
             self.adapter = Adapter.from_json(manifest["adapter"])
-            self._outputs: list[str] = [str(name) for name in manifest["model"]["outputs"]]
-            self._state = read_state(manifest["model"]["state"])
+            outputs = [str(name) for name in manifest["model"]["outputs"]]
+            state = read_state(manifest["model"]["state"])
             guard = manifest.get("guard")
             self.guards = Guards(guard, self.adapter) if guard else None
             self.units = checked_units(manifest.get("units"), self.adapter)
@@ -56,8 +56,8 @@ class Agent:
             raise AgentError(f"{path} has an incomplete manifest: {error!r}", hint="Export the agent again.") from error
         self.controllers: bool | Path = False
         self._parity = files["parity.json"]
-        self._run = open_model(files["policy.onnx"], self.adapter, self._outputs, self._state)
-        self._is_mixed = len(self._outputs) > 1
+        run = open_model(files["policy.onnx"], self.adapter, outputs, state)
+        self._network = Network(self.adapter, run, outputs, state)
 
     @classmethod
     def load(cls, path: Path | str, *, controllers: bool | Path | str = False) -> Agent:
@@ -98,7 +98,7 @@ class Agent:
     @property
     def has_memory(self) -> bool:
         """Whether an action depends on more than the last observation."""
-        return bool(self._state) or (self.guards is not None and self.guards.has_memory)
+        return bool(self._network.state) or (self.guards is not None and self.guards.has_memory)
 
     @property
     def unguarded(self) -> Agent:
@@ -141,50 +141,39 @@ class Agent:
         """
         if self.guards is not None and self.guarded is not None:
             return self.guarded.act(obs, mask=mask, observed_at=observed_at)
-        if self._state:
+        if self._network.state:
             raise self._needs_session("act")
-        encoded = self.adapter.encode(obs, mask)
-        feeds = (
-            {"vector": encoded[None]} if isinstance(encoded, np.ndarray) else {k: v[None] for k, v in encoded.items()}
-        )
-        outputs = self._run(feeds)
-        if self._is_mixed:
-            return self.adapter.decode({name: value[0] for name, value in zip(self._outputs, outputs, strict=True)})
-        return self.adapter.decode(outputs[0][0])
+        return self._network.act(obs, mask)
 
     def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
         """The best action for each of several independent observations."""
         if self.guards is not None and self.guarded is not None:
             return self.guarded.act_batch(observations, masks=masks)
-        if self._state:
+        if self._network.state:
             raise self._needs_session("act_batch")
-        if not len(observations):
-            return []
-        outputs = self._run(_feeds(self.adapter.encode_batch(observations, masks)))
-        return self._decode(outputs)
+        return self._network.act_batch(observations, masks)
 
     def act_columns(self, columns: Any, num_rows: int, *, masks: Sequence[Any] | None = None) -> Any:
         """The same for observations as columns (see `spaces.from_json_batch`); gives the actions as columns."""
         if self.guards is not None:
             rows = rows_of(self.observation_space, columns, num_rows)
             return columns_of(self.action_space, self.act_batch(rows, masks=masks))
-        if self._state:
+        if self._network.state:
             raise self._needs_session("act_columns")
-        outputs = self._run(_feeds(self.adapter.encode_columns(columns, num_rows, masks)))
-        given = dict(zip(self._outputs, outputs, strict=False)) if self._is_mixed else outputs[0]
-        return self.adapter.decode_columns(given)[0]
+        outputs = self._network.run(as_feeds(self.adapter.encode_columns(columns, num_rows, masks)))
+        return self.adapter.decode_columns(self._network.action_of(outputs))[0]
 
     def session(self) -> AgentSession | GuardedSession:
         """A conversation with one plant or sim, with its own memory."""
         if self.guards is not None and self.guarded is not None:
             return self.guarded.session()
-        return AgentSession(self)
+        return AgentSession(self._network)
 
     def sessions(self, num_rows: int) -> AgentSessions | GuardedSessions:
         """Several conversations that act together, one forward pass for all."""
         if self.guards is not None and self.guarded is not None:
             return self.guarded.sessions(num_rows)
-        return AgentSessions(self, num_rows)
+        return AgentSessions(self._network, num_rows)
 
     def verify(self) -> Verification:
         """Replay the recorded observations and compare with what RLlib answered at the export; without guards."""
@@ -194,7 +183,7 @@ class Agent:
         began = time.perf_counter()
         sessions = self.sessions(1)
         actions: list[Any] = []
-        if self._state:
+        if self._network.state:
             for row in rows:
                 if row.is_first:
                     sessions.reset(0)
@@ -214,66 +203,8 @@ class Agent:
         """
         return read_rows(self._parity, self.adapter, limit=limit)
 
-    def _decode(self, outputs: list[Any]) -> list[Any]:
-        if self._is_mixed:
-            return self.adapter.decode_batch(dict(zip(self._outputs, outputs, strict=False)))
-        return self.adapter.decode_batch(outputs[0])
-
     def _needs_session(self, call: str) -> AgentError:
         return AgentError(
             f"this agent has memory, so {call}() on a single observation would forget what came before.",
             hint="Use: session = agent.session(); session.act(obs); session.reset() at each new episode.",
         )
-
-
-class AgentSession:
-    """One episode at a time."""
-
-    guarded: Sequence[dict[str, str]] = ()
-    """What guards did to the last action: without guards nothing."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._rows = AgentSessions(agent, 1)
-
-    def act(self, obs: Any, *, mask: Any = None, observed_at: float | None = None) -> Any:
-        """The best action for the next observation; when it was observed matters to guards alone."""
-        return self._rows.act({0: obs}, masks={0: mask})[0]
-
-    def reset(self) -> None:
-        """Begin a new episode."""
-        self._rows.reset(0)
-
-
-class AgentSessions:
-    """Rows that act together, each with its own memory."""
-
-    def __init__(self, agent: Agent, num_rows: int) -> None:
-        self._agent = agent
-        self._memory = [np.zeros((num_rows, *entry.shape), dtype=np.float32) for entry in agent._state]
-
-    def reset(self, row: int) -> None:
-        """The row's next observation begins an episode."""
-        for memory in self._memory:
-            memory[row] = 0.0
-
-    def act(self, observations: Mapping[int, Any], *, masks: Mapping[int, Any] | None = None) -> dict[int, Any]:
-        """The best action for each row that has an observation."""
-        agent, rows = self._agent, list(observations)
-        if not rows:
-            return {}
-        given = [masks.get(row) for row in rows] if masks else None
-        if given is not None and agent.adapter.mask_source != "info" and not any(one is not None for one in given):
-            given = None  # nothing to refuse, and the faster way
-        feeds = _feeds(agent.adapter.encode_batch([observations[row] for row in rows], given))
-        for entry, memory in zip(agent._state, self._memory, strict=True):
-            feeds[entry.input] = memory[rows]
-        outputs = agent._run(feeds)
-        num_outputs = len(agent._outputs)
-        actions = agent._decode(outputs[:num_outputs])  # first: what gives no action is not remembered
-        for memory, after in zip(self._memory, outputs[num_outputs:], strict=True):
-            memory[rows] = after
-        return dict(zip(rows, actions, strict=True))
-
-
-def _feeds(encoded: Any) -> dict[str, Any]:
-    return dict(encoded) if isinstance(encoded, dict) else {"vector": encoded}

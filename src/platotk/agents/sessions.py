@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from .agent import Agent, AgentSession
+from .acting import AgentSession
+from .agent import Agent
 from .guarded import GuardedSession
 
 DEFAULT_TTL_S = 3600.0

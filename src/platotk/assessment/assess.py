@@ -112,12 +112,13 @@ def assess(
         policy = agent if agent.guarded is None else agent.guarded.anew()
         about = {"run": None if run is None else run.name, "agent": str(agent.path), "seed": seed}
     else:
+        from ..learning.greedy import greedy
         from ..learning.policies import find_checkpoint, load_policy
 
         name = None if what is None else str(what)
         run = trained_run(what if isinstance(what, Run) else find_run(name, runs_dir=_runs_dir(runs_dir)))
         path = find_checkpoint(run, checkpoint)
-        policy = guard_policy(load_policy(run, path), project or run.project)
+        policy = guard_policy(greedy(load_policy(run, path)), project or run.project)
         about = {"run": run.name, "checkpoint": path.name, "seed": seed}
     if run is not None and project is not None:
         about |= {"sim": str(project.sim), "sim_config": dict(project.sim_config)}

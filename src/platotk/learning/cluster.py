@@ -103,6 +103,8 @@ class RayStart:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # As nice as this process is: at Ray's own 15, env runners starve beside any other busy process.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # RLlib's env runners call what Ray itself calls deprecated; the start of the message stands for the warning.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:This API is deprecated and may be removed in future Ray")
         if RayStart._closing is not None:

@@ -136,12 +136,12 @@ class RLlibPolicy:
             AgentError: The policy has memory, so that one observation is not enough.
             SimError: The observation does not fit the space.
         """
-        self._needs_no_memory("act")
+        self.needs_no_memory("act")
         return self.session().act(obs, mask=mask)
 
     def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
         """The best action for each of several independent observations."""
-        self._needs_no_memory("act_batch")
+        self.needs_no_memory("act_batch")
         actions = self.sessions(len(observations)).act(
             dict(enumerate(observations)), masks=None if masks is None else dict(enumerate(masks))
         )
@@ -155,7 +155,12 @@ class RLlibPolicy:
         """Several conversations, one forward pass for all."""
         return RLlibSessions(self, num_rows)
 
-    def _needs_no_memory(self, call: str) -> None:
+    def needs_no_memory(self, call: str) -> None:
+        """Refuse a call on single observations where an action depends on those before.
+
+        Raises:
+            AgentError: The policy has memory.
+        """
         if self.has_memory:
             raise AgentError(
                 f"this policy has memory, so {call}() on a single observation would forget what came before.",

@@ -76,11 +76,12 @@ class Selection:
 
     def _play(self, path: Path, seconds: float) -> float | None:
         """The mean return of the checkpoint over 20 episodes; None when they take longer than that."""
+        from .greedy import greedy
         from .policies import open_policy
 
         began = time.monotonic()
         # As it will act: within its guards.
-        policy = guard_policy(open_policy(path, self._adapter), self._run.project)
+        policy = guard_policy(greedy(open_policy(path, self._adapter)), self._run.project)
         if not self._sims:
             self._sims = make_sims(self._run, NUM_SIMS)
         episodes = play(
