@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -51,3 +54,20 @@ def test_ctrl_c_does_not_wait_for_what_was_starting(monkeypatch: pytest.MonkeyPa
     go.set()
     following.wait()
     assert order == ["imports begin", "imports end"]
+
+
+def test_env_runners_are_as_nice_as_their_training() -> None:
+    """At Ray's own niceness of 15 they would hardly move beside another busy process."""
+    code = (
+        "import os, ray\n"
+        "from platotk.learning.cluster import RayStart\n"
+        "with RayStart(with_processes=True) as start:\n"
+        "    start.cluster()\n"
+        "    print(os.nice(0), ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote()))\n"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_worker_niceness", "RAY_ADDRESS")
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    ours, theirs = done.stdout.split()
+    assert ours == theirs
