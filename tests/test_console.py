@@ -6,6 +6,7 @@ import json
 import os
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -345,3 +346,43 @@ def test_the_project_is_named_only_when_it_is_not_the_nearest(
     monkeypatch.chdir(run.project.root)
     console.findings([], run.project)
     assert " -C " not in capsys.readouterr().err
+
+
+def unread(code: str, stream: str) -> subprocess.CompletedProcess[str]:
+    """Run Python whose stdout or stderr nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writing}
+    try:
+        return subprocess.run([sys.executable, "-c", code], text=True, check=False, **streams)
+    finally:
+        os.close(writing)
+
+
+def test_an_answer_that_nobody_reads_ends_the_command_without_a_word() -> None:
+    done = unread("from platotk import console; console.json({'a': 1}); print('not reached')", "stdout")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_work_goes_on_when_nobody_reads_what_is_said_about_it() -> None:
+    code = (
+        "from platotk import console\n"
+        "for number in range(3):\n"
+        "    console.note(f'at {number}')\n"
+        "    console.output_to_people('a line of a job')\n"
+        "console.traceback(ValueError('wrong'))\n"
+        "console.text('done')\n"
+    )
+    done = unread(code, "stderr")
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_an_answer_that_cannot_be_written_is_an_error() -> None:
+    code = (
+        "from platotk import console, PlatoError\n"
+        "try:\n    console.text('answer')\nexcept PlatoError as error:\n    console.error(error)\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.startswith("Error: the answer cannot be written to stdout: No space left on device.")
+    assert done.returncode == 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from ..formats import ago, figure, label, number, plato_command, shown, typable
 from .basics import note
 from .jobs import studio
 from .people import STYLES, next_step, pairs, people, places, say, styled, table, whereabouts
+from .streams import tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -233,7 +233,7 @@ def acting(path: Path, has_memory: bool, *, run: Run | None = None) -> None:
         line = (
             f"answered by checkpoint {path.name} of {run.name}; an exported agent is faster: {plato_command()} export"
         )
-    print(line + (", as the first step of an episode" if has_memory else ""), file=sys.stderr)
+    tell(line + (", as the first step of an episode" if has_memory else "") + "\n")
 
 
 def _head(out: Console, finding: Finding) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..formats import plato_command, shown
 from .answers import finding_lines
-from .basics import note
+from .basics import note, text
 from .people import next_step, pairs, people, say, table
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def azure_files(files: Sequence[Path], commands: Sequence[str], folder: Path) ->
         say(out, f"wrote {shown(path)}")
     say(out, f"Use them from {shown(folder)}:", "bold")
     for line in commands:
-        print(line)
+        text(line)
 
 
 def azure_environment(told: Mapping[str, Any]) -> None:

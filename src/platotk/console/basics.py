@@ -12,16 +12,17 @@ from typing import Any
 from ..errors import PlatoError
 from ..formats import finite, from_users_code, typable
 from .people import is_live, is_unicode, people, say, styled
+from .streams import answer, tell
 
 
 def json(value: Any) -> None:
     """The answer for programs: one JSON value on stdout."""
-    print(_json.dumps(finite(value), indent=2, allow_nan=False))
+    answer(_json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def text(value: str) -> None:
     """A bare answer on stdout."""
-    print(value)
+    answer(f"{value}\n")
 
 
 def note(line: str, style: str | None = None) -> None:
@@ -48,7 +49,7 @@ def error(problem: PlatoError) -> None:
 def traceback(problem: BaseException, *, skip_own_frames: bool = False) -> None:
     """A whole traceback; without the frames above the user's own code if asked to skip ours."""
     trace = from_users_code(problem.__traceback__) if skip_own_frames else problem.__traceback__
-    print("".join(_traceback.format_exception(type(problem), problem, trace)), end="", file=sys.stderr)
+    tell("".join(_traceback.format_exception(type(problem), problem, trace)))
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ..formats import plato_command, shown
 from .basics import note
 from .people import next_step, people, say
+from .streams import answer, tell
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 def output(text: str) -> None:
     """What a job printed, to stdout, as it is."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    answer(text)
 
 
 def output_to_people(text: str) -> None:
     """What a job printed, to stderr, as it is; stdout is kept for the answer."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    tell(text)
 
 
 def submitted(run: Run) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import figure, label, plato_command, shown
+from .streams import console_class
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +30,9 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def people() -> Console:
     """A console on stderr; wide where nobody looks at a terminal, so that nothing is cut off."""
-    from rich.console import Console
-
     width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, width=width)
+    console: Console = console_class()(stderr=True, highlight=False, markup=False, emoji=False, width=width)
+    return console
 
 
 def say(out: Any, line: str, style: str | None = None) -> None:
