@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +98,31 @@ def test_asked_to_stop_before_training_began_is_75(tmp_path: Path) -> None:
     said, _ = parent.communicate(timeout=30)
     assert parent.returncode == 75
     assert "the same command starts it again" in said
+
+
+def test_a_terminal_that_is_closed_stops_training_at_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "plato.yaml").write_text(
+        "sim: CartPole-v1\nstop: {iterations: 10000}\ncheckpoint: {every: 10000}\ntracking: {mlflow: false}\n"
+    )
+    terminal, its_end = pty.openpty()
+    training = subprocess.Popen(
+        [sys.executable, "-m", "platotk", "train"],
+        cwd=tmp_path,
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its_end)
+    deadline, shown = time.monotonic() + 120, b""
+    while b"steps/s" not in shown and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1.0)[0]:
+            shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert training.wait(timeout=60) == 75
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = Run(folder)
+    assert run.status == "stopped"
+    iterations = [line["iteration"] for line in run.metrics()]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [f"{iterations[-1]:06d}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import figure, label, plato_command, shown
-from .streams import console_class
+from .streams import Unbroken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,9 +30,11 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def people() -> Console:
     """A console on stderr; wide where nobody looks at a terminal, so that nothing is cut off."""
+    from rich.console import Console
+
     width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    console: Console = console_class()(stderr=True, highlight=False, markup=False, emoji=False, width=width)
-    return console
+    heard: Any = Unbroken(sys.stderr)
+    return Console(file=heard, stderr=True, highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(out: Any, line: str, style: str | None = None) -> None:

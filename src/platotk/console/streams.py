@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from functools import cache
 from typing import IO, Any
 
 from ..errors import PlatoError
@@ -37,26 +36,34 @@ def answer(text: str) -> None:
 
 def tell(text: str) -> None:
     """To stderr, at once, if anybody reads it."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except BrokenPipeError:
-        _to_nowhere(sys.stderr)
+    stream = Unbroken(sys.stderr)
+    stream.write(text)
+    stream.flush()
 
 
-@cache
-def console_class() -> Any:
-    """The Console of rich, which would end the process where nobody reads what it says; imported when it is needed."""
-    from rich.console import Console
+class Unbroken:
+    """A stream whose reader may go: a pager is closed, a terminal hangs up, a disk is full. The rest is dropped."""
 
-    class PeopleConsole(Console):
-        """Goes on in silence."""
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
 
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            _to_nowhere(sys.stderr)
+    def write(self, text: str) -> int:
+        """Write it, or not."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _to_nowhere(self._stream)
+            return len(text)
 
-    return PeopleConsole
+    def flush(self) -> None:
+        """Hand on what was written, or not."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _to_nowhere(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _to_nowhere(stream: IO[str]) -> None:

@@ -1,7 +1,7 @@
 """When training stops: by its own rules, or because somebody asked.
 
 `StopRules` reads journal lines and says which rule of `stop:` is met and how far the nearest one is. `Interrupts` turns
-SIGTERM and Ctrl-C into an early but consistent stop.
+SIGTERM, Ctrl-C and the end of the terminal into an early but consistent stop.
 """
 
 from __future__ import annotations
@@ -89,8 +89,14 @@ class StopRequested(BaseException):
     """Raised in the main thread to end an iteration early (a BaseException: RLlib swallows others)."""
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What asks a training to stop: Ctrl-C, SIGTERM, and a terminal that hangs up, unless `nohup` has it go on."""
+    is_left = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if is_left else [signal.SIGHUP])]
+
+
 class Interrupts:
-    """SIGTERM and Ctrl-C as a request to stop at the next consistent point.
+    """SIGTERM, Ctrl-C and a closed terminal as a request to stop at the next consistent point.
 
     While sampling, nothing has been learned yet: the iteration is dropped at once. While learning, the iteration is
     finished first, for at most `grace_s` seconds. A second Ctrl-C is an ordinary KeyboardInterrupt.
@@ -111,7 +117,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

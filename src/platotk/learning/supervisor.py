@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from .stopping import stop_signals
+
 VARIABLE = "PLATOTK_SUPERVISOR"
 OWN_PROCESS_VARIABLE = "PLATOTK_SIM_PROCESS"
 BEAT_S = 1.0
@@ -64,7 +66,7 @@ def supervise(
         if child is not None and number != signal.SIGINT:
             child.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         environment = dict(os.environ)
         margin_s = float(environment.get(MARGIN_VARIABLE, MARGIN_S))
@@ -75,7 +77,7 @@ def supervise(
             os.close(write_end)
             run, is_stuck = _listen(child, read_end, step_timeout_s + margin_s)
             code = child.wait()
-            if is_asked and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
+            if is_asked and code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT):
                 tell("stopped before training began; the same command starts it again")
                 return STOPPED
             if not is_stuck or run is None or attempt == MAX_RESTARTS:
