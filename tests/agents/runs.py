@@ -17,7 +17,6 @@ from platotk.agents.export import add_margins
 from platotk.agents.parity import Verification, compare
 from platotk.learning import checkpoints
 from platotk.learning.algorithm import algorithm_name, build_config
-from platotk.learning.greedy import GreedyPolicy
 from platotk.learning.policies import RLlibPolicy
 from platotk.learning.tracing import PolicyNetwork
 from platotk.project import Project
@@ -86,7 +85,7 @@ def quick_run(project: Project, path: Path, *, adapter: Adapter | None = None) -
 
 
 def compared(
-    ours: Agent | GreedyPolicy, policy: RLlibPolicy, observations: Sequence[Any], masks: Sequence[Any]
+    ours: Agent | RLlibPolicy, policy: RLlibPolicy, observations: Sequence[Any], masks: Sequence[Any]
 ) -> Verification:
     """Both on the same observations, each the first of an episode."""
     rows: list[dict[str, Any]] = [{"is_first": True} for _ in observations]

@@ -14,6 +14,7 @@ from typing import Any
 
 from gymnasium import Space
 
+from ..agents.policy import BatchSession
 from ..errors import AgentError, CheckpointError, PlatoError
 from ..run import Run
 from ..sims.importing import import_from_root
@@ -136,12 +137,12 @@ class RLlibPolicy:
             AgentError: The policy has memory, so that one observation is not enough.
             SimError: The observation does not fit the space.
         """
-        self.needs_no_memory("act")
+        self._needs_no_memory("act")
         return self.session().act(obs, mask=mask)
 
     def act_batch(self, observations: Sequence[Any], *, masks: Sequence[Any] | None = None) -> list[Any]:
         """The best action for each of several independent observations."""
-        self.needs_no_memory("act_batch")
+        self._needs_no_memory("act_batch")
         actions = self.sessions(len(observations)).act(
             dict(enumerate(observations)), masks=None if masks is None else dict(enumerate(masks))
         )
@@ -151,16 +152,11 @@ class RLlibPolicy:
         """A conversation with one sim, with its own memory."""
         return RLlibSession(self.sessions(1))
 
-    def sessions(self, num_rows: int) -> RLlibSessions:
+    def sessions(self, num_rows: int) -> BatchSession:
         """Several conversations, one forward pass for all."""
         return RLlibSessions(self, num_rows)
 
-    def needs_no_memory(self, call: str) -> None:
-        """Refuse a call on single observations where an action depends on those before.
-
-        Raises:
-            AgentError: The policy has memory.
-        """
+    def _needs_no_memory(self, call: str) -> None:
         if self.has_memory:
             raise AgentError(
                 f"this policy has memory, so {call}() on a single observation would forget what came before.",
@@ -171,7 +167,7 @@ class RLlibPolicy:
 class RLlibSession:
     """One episode at a time."""
 
-    def __init__(self, rows: RLlibSessions) -> None:
+    def __init__(self, rows: BatchSession) -> None:
         self._rows = rows
 
     def act(self, obs: Any, *, mask: Any = None) -> Any:
